@@ -1,0 +1,140 @@
+"""Text files to documents: plain text, JSON lines and WikiExtractor output, compressed or not.
+
+A document is its paragraphs, one per line. Documents belong to splits by a hash of their content, so that a document
+stays in its split whatever is added to the corpus, and exact duplicates never stand on both sides.
+"""
+
+import bz2
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import json
+import lzma
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO
+
+import tensorflow as tf
+
+OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
+    ".gz": lambda file: gzip.GzipFile(fileobj=file),
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
+}
+
+
+class CorpusError(ValueError):
+    """A text file that cannot be read as what it was said to be; the message is one line."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+    """A share of the documents: those whose content hash, in [0, 1), falls into [start, stop)."""
+
+    start: float = 0.0
+    stop: float = 1.0
+
+    def holds(self, document: str) -> bool:
+        """Whether the document belongs to this split."""
+        digest = hashlib.blake2b(document.encode(), digest_size=8).digest()
+        return self.start <= int.from_bytes(digest, "little") / 2.0**64 < self.stop
+
+
+@contextlib.contextmanager
+def open_text(path: str) -> Iterator[Iterator[str]]:
+    """Lines of a UTF-8 file without their line ends; decompresses .gz, .bz2 and .xz; the path may be gs://."""
+    if not tf.io.gfile.exists(path):
+        raise CorpusError(f"{path}: not found, expected a text file")
+    opener = next((opener for ending, opener in OPENERS.items() if path.endswith(ending)), None)
+    with tf.io.gfile.GFile(path, "rb") as raw:
+        stream = opener(raw) if opener else raw
+        yield _decoded_lines(path, stream)
+
+
+def _decoded_lines(path: str, stream: IO[bytes]) -> Iterator[str]:
+    number = 0
+    try:
+        for number, line in enumerate(stream, start=1):  # noqa: B007 - named in the errors below
+            yield line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path}: line {number}: found bytes that are not UTF-8 ({error.reason}), expected UTF-8") from error
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise CorpusError(f"{path}: after line {number}: found damaged compressed data ({error}), expected a whole file") from error
+
+
+def plain_documents(path: str) -> Iterator[str]:
+    """Plain text: a line is a paragraph, blank lines separate documents."""
+    with open_text(path) as lines:
+        yield from _blocks(lines)
+
+
+def _blocks(lines: Iterator[str]) -> Iterator[str]:
+    paragraphs: list[str] = []
+    for line in lines:
+        if stripped := line.strip():
+            paragraphs.append(stripped)
+        elif paragraphs:
+            yield "\n".join(paragraphs)
+            paragraphs = []
+    if paragraphs:
+        yield "\n".join(paragraphs)
+
+
+def json_documents(path: str) -> Iterator[str]:
+    """JSON lines with a field "text"; a line of the text is a paragraph."""
+    with open_text(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                text = json.loads(line)["text"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise CorpusError(f"{path}: line {number}: field text: found {line[:40]!r}, expected a JSON object") from error
+            if document := _paragraphs(text.splitlines()):
+                yield document
+
+
+_DOC_START = re.compile(r"<doc( [^>]*)?>")
+
+
+def wikiextractor_documents(path: str) -> Iterator[str]:
+    """WikiExtractor's output, `<doc ...>` title, text `</doc>`; the title line is a paragraph of the document."""
+    with open_text(path) as lines:
+        body: list[str] | None = None
+        for number, line in enumerate(lines, start=1):
+            if _DOC_START.match(line):
+                body = []
+            elif line.startswith("</doc>"):
+                if body and (document := _paragraphs(body)):
+                    yield document
+                body = None
+            elif body is not None:
+                body.append(line)
+            elif line.strip():
+                raise CorpusError(f"{path}: line {number}: found text outside <doc>, expected WikiExtractor output")
+
+
+def _paragraphs(lines: Sequence[str]) -> str:
+    return "\n".join(stripped for line in lines if (stripped := line.strip()))
+
+
+FORMATS: dict[str, Callable[[str], Iterator[str]]] = {
+    "plain": plain_documents,
+    "jsonl": json_documents,
+    "wikiextractor": wikiextractor_documents,
+}
+
+
+def documents(files: Sequence[str], text_format: str, split: Split) -> Iterator[str]:
+    """The documents of a split over files in the given order.
+
+    Raises:
+        CorpusError: unknown format, missing file, damaged or malformed content.
+    """
+    if text_format not in FORMATS:
+        raise CorpusError(f"corpus format: found {text_format!r}, expected one of {sorted(FORMATS)}")
+    for path in files:
+        for document in FORMATS[text_format](path):
+            if split.holds(document):
+                yield document

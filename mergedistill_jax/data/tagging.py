@@ -1,0 +1,203 @@
+"""Tagged words to model input: sub-word ids with the tag on each word's first sub-word, and predictions back to words.
+
+    words     Die        Sonnenblume              blüht
+    pieces    [CLS] Die  Sonne ##nblu ##me        blüht [SEP] [PAD]
+    labels      0   DET  NOUN    0     0          VERB    0     0
+    weights     0    1    1      0     0           1      0     0
+
+Axes: b sentence, l sub-word position.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from tokenizers import Tokenizer
+
+from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer
+
+CUT_WORD_TAG = {"pos": "X", "ner": "O"}
+"""The prediction for a word that did not fit into max_length: each tag set's own name for "nothing found here".
+
+So a cut entity or noun is a miss. A name outside the tag set would do the same to the accuracy, but a single cut word
+would then add a class of score 0 to the macro average.
+"""
+
+
+SMALLEST_WIDTH = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaggingCounts:
+    """What encoding did to the text: the figures that explain a bad score.
+
+    Attributes:
+        cut_words: words beyond max_length. They stay in the evaluation, see `CUT_WORD_TAG`.
+        unlabelled_words: words whose tag is not among the labels: no loss, but wrong in the evaluation.
+        pieces: sub-words written, without [CLS], [SEP] and padding; `unknown_pieces` of them are [UNK].
+        distinct_ids: how many different model ids the sentences use, [CLS] and [SEP] among them, padding not.
+    """
+
+    sentences: int
+    words: int
+    cut_words: int
+    unlabelled_words: int
+    pieces: int
+    unknown_pieces: int
+    distinct_ids: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaggingArrays:
+    """Encoded sentences. `weights` is 1 where a label counts in the loss; `word_starts` marks every kept word.
+
+    The two differ only at words whose tag is not among the labels.
+    """
+
+    token_ids: Int[np.ndarray, "b l"]
+    attention_mask: Bool[np.ndarray, "b l"]
+    label_ids: Int[np.ndarray, "b l"]
+    weights: Float[np.ndarray, "b l"]
+    word_starts: Bool[np.ndarray, "b l"]
+
+
+def encode_tagged(
+    words: Sequence[Sequence[str]],
+    tags: Sequence[Sequence[str]],
+    tokenizer: TeacherTokenizer,
+    labels: Sequence[str],
+    *,
+    max_length: int,
+    id_map: Int[np.ndarray, " t"] | None = None,
+) -> tuple[TaggingArrays, TaggingCounts]:
+    """Sub-word ids and labels, all rows max_length long: int32 ids, bool masks, float32 weights.
+
+    A sentence longer than max_length loses whole words at its end. A word without sub-words becomes one [UNK].
+
+    Args:
+        words: of each sentence.
+        tags: of each sentence, one per word.
+        tokenizer: its own truncation and padding are not used.
+        labels: tag of each label id.
+        max_length: sub-words, [CLS] and [SEP] included.
+        id_map: tokenizer id -> model id, for a model whose ids are not the tokenizer's (a student behind a teacher's
+            tokenizer); negative where the model has no such id, which is an error where the text needs it.
+
+    Raises:
+        ValueError: naming the sentence, id map entry or length, found and expected.
+    """
+    if max_length < 3:
+        raise ValueError(f"max_length: found {max_length}, expected at least 3 ([CLS], one sub-word, [SEP])")
+    label_of = {label: index for index, label in enumerate(labels)}
+    shape = (len(words), max_length)
+    raw_ids = np.full(shape, tokenizer.pad_id, np.int32)
+    label_ids = np.zeros(shape, np.int32)
+    attention_mask, weights, word_starts = (np.zeros(shape, dtype) for dtype in (bool, np.float32, bool))
+    for row, (row_tags, pieces) in enumerate(zip(tags, _word_pieces(words, tokenizer), strict=True)):
+        if len(row_tags) != len(pieces):
+            raise ValueError(
+                f"sentence {row}: tags: found {len(row_tags)}, expected one for each of {len(pieces)} words"
+            )
+        raw_ids[row, 0], end = tokenizer.cls_id, 1
+        for tag, word in zip(row_tags, pieces, strict=True):
+            if end + len(word) > max_length - 1:
+                break
+            raw_ids[row, end : end + len(word)] = word
+            word_starts[row, end] = True
+            if tag in label_of:
+                label_ids[row, end], weights[row, end] = label_of[tag], 1.0
+            end += len(word)
+        raw_ids[row, end] = tokenizer.sep_id
+        attention_mask[row, : end + 1] = True
+    token_ids = raw_ids if id_map is None else _map_ids(raw_ids, id_map, tokenizer)
+    arrays = TaggingArrays(
+        token_ids=token_ids,
+        attention_mask=attention_mask,
+        label_ids=label_ids,
+        weights=weights,
+        word_starts=word_starts,
+    )
+    unknown_id = tokenizer.unk_id if id_map is None else int(id_map[tokenizer.unk_id])
+    return arrays, _count(words, arrays, unknown_id)
+
+
+def padded_batch(arrays: TaggingArrays, rows: Int[np.ndarray, " r"], batch_size: int) -> dict[str, np.ndarray]:
+    """The rows as one batch, of one of a few shapes, so that a step is compiled a few times only.
+
+    A short batch is filled up with copies of its first row at weight 0; the width is the smallest of 32, 64, ...,
+    max_length that holds the longest row, as padding changes no logit of the words.
+    """
+    longest = int(arrays.attention_mask[rows].sum(axis=1).max())
+    width = SMALLEST_WIDTH
+    while width < longest:
+        width *= 2
+    filled = np.concatenate([rows, np.full(batch_size - len(rows), rows[0])])
+    batch = {
+        name: getattr(arrays, name)[filled, :width] for name in ("token_ids", "attention_mask", "label_ids", "weights")
+    }
+    batch["weights"][len(rows) :] = 0.0
+    return batch
+
+
+def predicted_tags(
+    label_ids: Int[np.ndarray, "b l"],
+    word_starts: Bool[np.ndarray, "b l"],
+    labels: Sequence[str],
+    num_words: Sequence[int],
+    cut_word_tag: str,
+) -> list[list[str]]:
+    """The tag of every word, from the label predicted at its first sub-word; `cut_word_tag` where it was cut.
+
+    So each list is as long as its sentence (`num_words`), and truncation costs score instead of hiding words.
+    """
+    tags = []
+    for row_ids, row_starts, count in zip(label_ids, word_starts, num_words, strict=True):
+        kept = [labels[label] for label in row_ids[row_starts]]
+        tags.append(kept + [cut_word_tag] * (count - len(kept)))
+    return tags
+
+
+def _word_pieces(words: Sequence[Sequence[str]], tokenizer: TeacherTokenizer) -> list[list[list[int]]]:
+    """Raw ids of each word of each sentence; no word is empty."""
+    own = Tokenizer.from_str(tokenizer.tokenizer.to_str())  # a copy: the caller's truncation and padding stay
+    own.no_truncation()
+    own.no_padding()
+    encodings = own.encode_batch([list(row) for row in words], is_pretokenized=True, add_special_tokens=False)
+    result = []
+    for row, encoding in zip(words, encodings, strict=True):
+        pieces: list[list[int]] = [[] for _ in row]
+        for piece, word in zip(encoding.ids, encoding.word_ids, strict=True):
+            if word is not None:  # None marks special tokens, which were not asked for
+                pieces[word].append(piece)
+        result.append([word or [tokenizer.unk_id] for word in pieces])
+    return result
+
+
+def _map_ids(
+    raw_ids: Int[np.ndarray, "b l"], id_map: Int[np.ndarray, " t"], tokenizer: TeacherTokenizer
+) -> Int[np.ndarray, "b l"]:
+    num_tokens = len(tokenizer.tokens)
+    if id_map.shape != (num_tokens,):
+        raise ValueError(f"id_map: shape: found {id_map.shape}, expected ({num_tokens},) as in {tokenizer.path}")
+    token_ids = id_map[raw_ids].astype(np.int32)
+    if (token_ids < 0).any():
+        raw_id = int(raw_ids[token_ids < 0][0])
+        raise ValueError(
+            f"id_map: entry {raw_id} ({tokenizer.tokens[raw_id]!r}): found {id_map[raw_id]}, expected at least 0"
+        )
+    return token_ids
+
+
+def _count(words: Sequence[Sequence[str]], arrays: TaggingArrays, unknown_id: int) -> TaggingCounts:
+    num_words = sum(map(len, words))
+    kept = int(np.count_nonzero(arrays.word_starts))
+    return TaggingCounts(
+        sentences=len(words),
+        words=num_words,
+        cut_words=num_words - kept,
+        unlabelled_words=kept - int(np.count_nonzero(arrays.weights)),
+        pieces=int(np.count_nonzero(arrays.attention_mask)) - 2 * len(words),
+        unknown_pieces=int(np.count_nonzero(arrays.token_ids[arrays.attention_mask] == unknown_id)),
+        distinct_ids=len(np.unique(arrays.token_ids[arrays.attention_mask])),
+    )

@@ -1,0 +1,430 @@
+"""The `finetune` verb: a pre-trained encoder, fine-tuned and scored on part-of-speech or entity tagging.
+
+Fine-tuning is short, so a killed run starts again from its first step, and the same config gives the same numbers.
+A finished run is not repeated: it is recognised by its config and by the contents of everything it read.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+from jaxtyping import Array, Float, Int
+
+from mergedistill_jax.corpus.labelled import MEMBER_SEPARATOR, TaggedText, read_tagged, split_development
+from mergedistill_jax.data.tagging import (
+    CUT_WORD_TAG,
+    TaggingArrays,
+    TaggingCounts,
+    encode_tagged,
+    padded_batch,
+    predicted_tags,
+)
+from mergedistill_jax.evaluation.metrics import entity_scores, tagging_scores
+from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.models.heads import TokenClassifier
+from mergedistill_jax.models.huggingface import load_masked_lm, save_token_classifier
+from mergedistill_jax.models.huggingface_weights import weights_hash
+from mergedistill_jax.models.tokenizer_files import SpecialTokens
+from mergedistill_jax.training.progress import Progress
+from mergedistill_jax.vocabulary.tokenizer import TOKENIZER_FILE, TeacherTokenizer, load_tokenizer
+
+RESULT_NAME = "result.json"
+MODEL_FOLDER = "model"
+DATA_FIELDS = ("train_files", "dev_files", "test_files")
+PATH_FIELDS = (*DATA_FIELDS, "model", "tokenizer", "id_map", "output")
+
+Params = Any
+Batch = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """One fine-tuning run. The defaults are XTREME's for base-size models (Hu et al. 2020), but for the warmup.
+
+    Attributes:
+        model: Hugging Face folder of a masked language model.
+        task: "pos" or "ner"; decides the scores.
+        language: recorded in the result, which the report groups by.
+        file_format: "tsv", "indexed_tsv" or "conllu", see corpus/labelled.py.
+        test_format: the same for test_files where they differ; None: file_format.
+        train_files: where empty, test_files are divided by `split_development`: 0.8 to train, 0.2 to test.
+        dev_files: scored too, after training. Nothing is chosen by them.
+        output: folder for result.json.
+        tokenizer, id_map: None: the model folder's own tokenizer. Else another tokenizer's folder, and a .npy file with
+            the model id of each of its ids: a student is fine-tuned through a teacher's tokenizer (`teacher_routed`).
+        learning_rate: peak; 2e-5 suits 12 layers of 768, models of a few layers of 128 to 256 want about 5e-4.
+        max_length: sub-words of a sentence; what happens to words beyond it is told in data/tagging.py.
+        warmup_share: share of the steps in which the rate rises linearly; then it falls linearly to 0.
+        max_train_sentences: train on a seeded sample of so many; None: on all.
+        save_model: write the classifier as a Hugging Face folder, output/model.
+    """
+
+    model: str
+    task: str
+    language: str
+    test_files: Sequence[str]
+    file_format: str
+    output: str
+    train_files: Sequence[str] = ()
+    dev_files: Sequence[str] = ()
+    test_format: str | None = None
+    tokenizer: str | None = None
+    id_map: str | None = None
+    learning_rate: float = 2e-5
+    epochs: int = 10
+    batch_size: int = 32
+    max_length: int = 128
+    warmup_share: float = 0.1
+    weight_decay: float = 0.01
+    seed: int = 0
+    max_train_sentences: int | None = None
+    save_model: bool = False
+
+    def __post_init__(self) -> None:
+        if self.task not in CUT_WORD_TAG:
+            raise ValueError(f"FinetuneConfig.task: found {self.task!r}, expected one of {sorted(CUT_WORD_TAG)}")
+        if self.id_map is not None and self.tokenizer is None:
+            raise ValueError("FinetuneConfig.tokenizer: found None beside id_map, expected the tokenizer of the id map")
+        if self.save_model and self.tokenizer is not None:
+            raise ValueError(
+                "FinetuneConfig.save_model: found True beside another tokenizer, expected False: the saved folder holds"
+                " the model's own tokenizer, which the classifier would not have been trained with"
+            )
+        if not self.test_files:
+            raise ValueError("FinetuneConfig.test_files: found none, expected at least one file")
+        if self.save_model and not (epath.Path(self.model) / TOKENIZER_FILE).exists():
+            raise ValueError(f"FinetuneConfig.save_model: found no {self.model}/{TOKENIZER_FILE}, expected it")
+        for field in ("epochs", "batch_size", "max_train_sentences"):
+            if getattr(self, field) is not None and getattr(self, field) < 1:
+                raise ValueError(f"FinetuneConfig.{field}: found {getattr(self, field)}, expected at least 1")
+
+
+def finetune(config: FinetuneConfig) -> dict[str, Any]:
+    """Fine-tune, score, and write `result.json` into config.output; or report the result that stands there.
+
+    Returns:
+        What result.json holds. `metrics` are fractions of 1: for "pos" `tagging_f1`, the micro-averaged F1 over tags
+        (each word has one tag, so it equals `accuracy`), and `macro_f1`; for "ner" `entity_f1` over whole entities
+        with `precision` and `recall`, and the `accuracy` of the single tags.
+
+    Raises:
+        ValueError: naming file, field, found and expected; also where the output folder holds another run's result.
+    """
+    hashes = _content_hashes(config)
+    result_path = epath.Path(config.output) / RESULT_NAME
+    if result_path.exists():
+        result = _read_result(result_path, config, hashes)
+        _report(result, f"{result_path}: finished earlier, reused")
+        return result
+
+    started_s = time.monotonic()
+    train, scored = _read_splits(config)
+    labels = sorted({tag for sentence in train for tag in sentence.tags})
+    encoder_config, pretrained = load_masked_lm(config.model)
+    tokenizer = load_tokenizer(config.tokenizer or config.model)
+    encode = _encoder(config, encoder_config, tokenizer, labels)
+    train_arrays, train_counts = encode(train)
+    encoded = {name: encode(sentences) for name, sentences in scored.items()}
+
+    model = TokenClassifier(encoder_config, num_labels=len(labels))
+    init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
+    params = _initial_params(model, pretrained, init_key)
+    params, losses = _train(config, model, params, train_arrays, dropout_key)
+
+    metrics = {}
+    for name, sentences in scored.items():
+        arrays, _ = encoded[name]
+        predicted_ids = _predict(config, model, params, arrays)
+        metrics[name] = _scores(config.task, sentences, predicted_ids, arrays, labels)
+    if config.save_model:
+        _save(config, encoder_config, params, labels=labels, tokenizer=tokenizer, scores=metrics["test"])
+
+    result = {
+        "task": config.task,
+        "language": config.language,
+        "metrics": metrics["test"],
+        **({"dev_metrics": metrics["dev"]} if "dev" in metrics else {}),
+        "split": "given files" if config.train_files else "split_development of test_files: 0.8 train, 0.2 test",
+        "counts": {
+            "train": dataclasses.asdict(train_counts),
+            **{name: dataclasses.asdict(counts) for name, (_, counts) in encoded.items()},
+        },
+        "labels": labels,
+        "train_loss_per_epoch": losses,
+        "seconds": round(time.monotonic() - started_s, 1),
+        "config": dataclasses.asdict(config),
+        "config_hash": _config_hash(config),
+        "hashes": hashes,
+    }
+    _write_atomically(result_path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    _report(result, f"{result_path}: written")
+    return result
+
+
+def token_classification_loss(
+    logits: Float[Array, "b l c"], label_ids: Int[Array, "b l"], weights: Float[Array, "b l"]
+) -> Float[Array, ""]:
+    """Cross-entropy in nats per labelled word: weighted sum over sum of weights; 0 where nothing is labelled."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label_ids)
+    return (losses * weights).sum() / jnp.maximum(weights.sum(), 1.0)
+
+
+def _read_splits(config: FinetuneConfig) -> tuple[list[TaggedText], dict[str, list[TaggedText]]]:
+    """Training sentences, and the sentences to score under "test" and, where there are dev_files, "dev"."""
+    test = _read(config.test_files, config.test_format or config.file_format)
+    if config.train_files:
+        train = _read(config.train_files, config.file_format)
+    else:
+        train, test = split_development(test)
+    if config.max_train_sentences is not None:
+        sample = np.random.default_rng(config.seed).permutation(len(train))[: config.max_train_sentences]
+        train = [train[index] for index in sorted(sample)]
+    dev = {"dev": _read(config.dev_files, config.file_format)} if config.dev_files else {}
+    return train, {"test": test, **dev}
+
+
+def _read(addresses: Sequence[str], file_format: str) -> list[TaggedText]:
+    return [sentence for address in addresses for sentence in read_tagged(address, file_format)]
+
+
+def _encoder(
+    config: FinetuneConfig, encoder_config: EncoderConfig, tokenizer: TeacherTokenizer, labels: Sequence[str]
+) -> Callable[[Sequence[TaggedText]], tuple[TaggingArrays, TaggingCounts]]:
+    """Sentences -> arrays and counts. What would read a wrong row of an embedding table is refused here."""
+    id_map = None if config.id_map is None else np.load(io.BytesIO(epath.Path(config.id_map).read_bytes()))
+    largest_id = len(tokenizer.tokens) - 1 if id_map is None else int(id_map.max())
+    if largest_id >= encoder_config.vocab_size:
+        raise ValueError(
+            f"{config.id_map or tokenizer.path}: largest id: found {largest_id},"
+            f" expected less than vocab_size={encoder_config.vocab_size} of {config.model}"
+        )
+    if config.max_length > encoder_config.max_length:
+        raise ValueError(
+            f"{config.model}: max_position_embeddings: found {encoder_config.max_length},"
+            f" expected at least FinetuneConfig.max_length={config.max_length}"
+        )
+
+    def encode(sentences: Sequence[TaggedText]) -> tuple[TaggingArrays, TaggingCounts]:
+        words, tags = [sentence.words for sentence in sentences], [sentence.tags for sentence in sentences]
+        return encode_tagged(words, tags, tokenizer, labels, max_length=config.max_length, id_map=id_map)
+
+    return encode
+
+
+def _initial_params(model: TokenClassifier, pretrained: Params, key: jax.Array) -> Params:
+    """Fresh parameters, the encoder's replaced by the pre-trained ones."""
+    dummy = jnp.zeros((1, 2), jnp.int32)
+    params = nn.meta.unbox(jax.jit(model.init)(key, dummy, dummy == 0))["params"]
+    return {**params, "encoder": jax.tree.map(jnp.asarray, nn.meta.unbox(pretrained)["encoder"])}
+
+
+def learning_rates(peak: float, num_steps: int, warmup_share: float) -> Float[np.ndarray, " s"]:
+    """Rate of each step: up linearly, then down; 0 before the first step and after the last, so none is wasted."""
+    warmup = max(1, round(warmup_share * num_steps))
+    steps = np.arange(1, num_steps + 1)
+    return (peak * np.minimum(steps / warmup, (num_steps + 1 - steps) / (num_steps + 1 - warmup))).astype(np.float32)
+
+
+def _optimizer(weight_decay: float) -> optax.GradientTransformation:
+    """AdamW at rate 1; gradients clipped to norm 1, no decay of biases and norm scales (BERT)."""
+
+    def decayed(params: Params) -> Params:
+        return jax.tree.map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)
+
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1.0, weight_decay=weight_decay, mask=decayed))
+
+
+# The steps are jitted once here, not in a closure per run: runs of one model and batch size share the compiled code.
+@functools.partial(jax.jit, static_argnames=("model", "weight_decay"), donate_argnames=("params", "state"))
+def _train_step(
+    params: Params,
+    state: Any,
+    batch: Batch,
+    rate: jax.Array,
+    key: jax.Array,
+    *,
+    model: TokenClassifier,
+    weight_decay: float,
+) -> tuple[Params, Any, jax.Array]:
+    def loss_fn(params: Params) -> jax.Array:
+        logits: Any = model.apply(
+            {"params": params}, batch["token_ids"], batch["attention_mask"], deterministic=False, rngs={"dropout": key}
+        )
+        return token_classification_loss(logits, batch["label_ids"], batch["weights"])
+
+    loss, gradients = jax.value_and_grad(loss_fn)(params)
+    updates, state = _optimizer(weight_decay).update(gradients, state, params)
+    return jax.tree.map(lambda value, update: value + rate * update, params, updates), state, loss
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _predict_step(params: Params, batch: Batch, *, model: TokenClassifier) -> Int[Array, "b l"]:
+    logits: Any = model.apply({"params": params}, batch["token_ids"], batch["attention_mask"])
+    return jnp.argmax(logits, axis=-1)
+
+
+def _train(
+    config: FinetuneConfig, model: TokenClassifier, params: Params, arrays: TaggingArrays, key: jax.Array
+) -> tuple[Params, list[float]]:
+    """Trained parameters and the mean loss of the batches of each epoch; consumes the given parameters."""
+    num_rows = len(arrays.token_ids)
+    steps_per_epoch = -(-num_rows // config.batch_size)
+    rates = learning_rates(config.learning_rate, config.epochs * steps_per_epoch, config.warmup_share)
+    step_fn = functools.partial(_train_step, model=model, weight_decay=config.weight_decay)
+    state = _optimizer(config.weight_decay).init(params)
+    progress = Progress(len(rates), "steps", f"finetune {config.task} {config.language}")
+    epoch_losses = []
+    for epoch in range(config.epochs):
+        order = np.random.default_rng((config.seed, epoch)).permutation(num_rows)
+        losses = []
+        for index, rows in enumerate(np.array_split(order, range(config.batch_size, num_rows, config.batch_size))):
+            step = epoch * steps_per_epoch + index
+            batch = padded_batch(arrays, rows, config.batch_size)
+            params, state, loss = step_fn(params, state, batch, rates[step], jax.random.fold_in(key, step))
+            losses.append(loss)
+            progress.update(1, epoch=epoch + 1)
+        epoch_losses.append(float(np.mean(jax.device_get(losses))))
+        if not np.isfinite(epoch_losses[-1]):
+            raise FloatingPointError(
+                f"FinetuneConfig.learning_rate={config.learning_rate}: loss of epoch {epoch + 1}:"
+                f" found {epoch_losses[-1]}, expected a finite number"
+            )
+    progress.close(loss=epoch_losses[-1])
+    return params, epoch_losses
+
+
+def _predict(
+    config: FinetuneConfig, model: TokenClassifier, params: Params, arrays: TaggingArrays
+) -> Int[np.ndarray, "b l"]:
+    """The most probable label id at every position; 0 at padding."""
+    predicted = np.zeros_like(arrays.token_ids)
+    by_length = np.argsort(arrays.attention_mask.sum(axis=1), kind="stable")
+    progress = Progress(len(by_length), "sentences", f"score {config.task} {config.language}")
+    for rows in np.array_split(by_length, range(config.batch_size, len(by_length), config.batch_size)):
+        label_ids = np.asarray(_predict_step(params, padded_batch(arrays, rows, config.batch_size), model=model))
+        predicted[rows, : label_ids.shape[1]] = label_ids[: len(rows)]
+        progress.update(len(rows))
+    progress.close()
+    return predicted
+
+
+def _scores(
+    task: str,
+    sentences: Sequence[TaggedText],
+    predicted_ids: Int[np.ndarray, "b l"],
+    arrays: TaggingArrays,
+    labels: Sequence[str],
+) -> dict[str, float]:
+    """The scores that could be measured; one that is undefined (no entity in the text) is absent."""
+    gold = [sentence.tags for sentence in sentences]
+    num_words = [len(tags) for tags in gold]
+    predicted = predicted_tags(predicted_ids, arrays.word_starts, labels, num_words, CUT_WORD_TAG[task])
+    tagging = tagging_scores(gold, predicted)
+    scores = {} if tagging is None else {"accuracy": tagging.accuracy}
+    if task == "pos" and tagging is not None:
+        scores |= {"tagging_f1": tagging.micro_f1, "macro_f1": tagging.macro_f1}
+    if task == "ner" and (entities := entity_scores(gold, predicted)) is not None:
+        scores |= {"entity_f1": entities.f1, "precision": entities.precision, "recall": entities.recall}
+    return scores
+
+
+def _save(
+    config: FinetuneConfig,
+    encoder_config: EncoderConfig,
+    params: Params,
+    *,
+    labels: Sequence[str],
+    tokenizer: TeacherTokenizer,
+    scores: Mapping[str, float],
+) -> None:
+    """The classifier as a Hugging Face folder, output/model."""
+    special = {
+        role: tokenizer.tokens[getattr(tokenizer, f"{role}_id")] for role in ("pad", "unk", "cls", "sep", "mask")
+    }
+    measured = "".join(f"- {name}: {value:.4f}\n" for name, value in scores.items())
+    save_token_classifier(
+        epath.Path(config.output) / MODEL_FOLDER,
+        encoder_config,
+        jax.device_get(params),
+        labels,
+        tokenizer_file=epath.Path(config.model) / TOKENIZER_FILE,
+        special_tokens=SpecialTokens(**special),
+        card=f"# Token classifier: {config.task}, {config.language}\n\nScores on the test sentences:\n\n{measured}",
+        overwrite=True,
+    )
+
+
+def _settings(config: FinetuneConfig) -> dict[str, Any]:
+    """The config without its paths: their contents are compared, so that a moved folder is the same model."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in PATH_FIELDS}
+
+
+def _config_hash(config: FinetuneConfig) -> str:
+    return hashlib.blake2b(json.dumps(_settings(config), sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _content_hashes(config: FinetuneConfig) -> dict[str, str]:
+    """Hashes of all that is read: the model, the tokenizer with its id map, and the labelled files."""
+    return {
+        "model": weights_hash(config.model),
+        "model_config": _hash_files([f"{config.model}/config.json"]),
+        "tokenizer": load_tokenizer(config.tokenizer or config.model).tokenizer_hash,
+        "id_map": _hash_files([config.id_map] if config.id_map else []),
+        **{field: _hash_files(getattr(config, field)) for field in DATA_FIELDS},
+    }
+
+
+def _hash_files(addresses: Sequence[str]) -> str:
+    """Hash of the files' contents in order; of an archive's member, the archive's contents and the member's name."""
+    total = hashlib.blake2b(digest_size=8)
+    for address in addresses:
+        path, _, member = address.partition(MEMBER_SEPARATOR)
+        total.update(hashlib.blake2b(epath.Path(path).read_bytes()).digest() + member.encode() + b"\0")
+    return total.hexdigest()
+
+
+def _read_result(path: epath.Path, config: FinetuneConfig, hashes: Mapping[str, str]) -> dict[str, Any]:
+    """The finished result of this very run; a ValueError names the first field in which it is another run's."""
+    try:
+        result = json.loads(path.read_text())
+        found = {**result["config"], **{f"hash of {name}": value for name, value in result["hashes"].items()}}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: found no result of this verb ({error!r}), expected one or no file") from error
+    expected = {**_settings(config), **{f"hash of {name}": value for name, value in hashes.items()}}
+    for field, value in expected.items():
+        if found.get(field) != value:
+            raise ValueError(
+                f"{path}: {field}: found {found.get(field)!r}, expected {value!r}"
+                " (the folder holds another run's result: choose another output)"
+            )
+    return result
+
+
+def _write_atomically(path: epath.Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+def _report(result: Mapping[str, Any], first_line: str) -> None:
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
+    test = result["counts"]["test"]
+    print(first_line)
+    print(f"  {result['task']} {result['language']}: {scores or 'nothing could be measured'}")
+    print(
+        f"  test: {test['sentences']:,} sentences, {test['words']:,} words ({test['cut_words']:,} cut),"
+        f" {test['unknown_pieces']:,} of {test['pieces']:,} sub-words [UNK]; {result['seconds']} s"
+    )
+    print("next: the same command with another FinetuneConfig.model and FinetuneConfig.output, to compare two models")

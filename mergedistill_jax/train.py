@@ -1,0 +1,203 @@
+"""Stage 3: records to a student, or to a teacher where the records hold gold labels alone."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mergedistill_jax.data.batches import RecordMixture, batches, describe_mixture, evaluation_batches
+from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.models.heads import MaskedLanguageModel
+from mergedistill_jax.schema import RecordError
+from mergedistill_jax.training.checkpoints import Checkpoints, Run, open_run
+from mergedistill_jax.training.losses import DistillationConfig
+from mergedistill_jax.training.metrics import MetricLog, MetricSums
+from mergedistill_jax.training.optimizer import AdamWConfig
+from mergedistill_jax.training.partitioning import make_mesh, place_batch, shardings_of
+from mergedistill_jax.training.progress import Progress
+from mergedistill_jax.training.schedules import GoldWeight
+from mergedistill_jax.training.step import StepConfig, TrainState, make_eval_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        output: folder for checkpoints and logs; a run found there is resumed.
+        mixture: name of a registered SeqIO mixture or task of records (see tasks/distillation.py).
+        model: the encoder's size, called with the vocabulary's size: `@encoder.EncoderConfig` in gin.
+        steps: training steps of `batch_size` sequences.
+        k: predictions used per position; all that are stored by default.
+        gold_weight: lambda over training.
+        heldout: mixture to evaluate on every `evaluate_every` steps, or None.
+        model_parallelism: devices that share one copy of the model; the rest is the data axis.
+        stop_after: leaves after this many steps in total, resumable (for sittings); None runs to the end.
+    """
+
+    output: str
+    mixture: str
+    model: Callable[..., EncoderConfig]
+    optimizer: AdamWConfig
+    steps: int
+    batch_size: int
+    k: int | None = None
+    gold_weight: GoldWeight = GoldWeight()
+    distillation: DistillationConfig = DistillationConfig()
+    num_microbatches: int = 1
+    model_parallelism: int = 1
+    dtype: str = "float32"
+    seed: int = 0
+    heldout: str | None = None
+    evaluate_every: int = 1000
+    log_every: int = 50
+    save_every: int = 500
+    stop_after: int | None = None
+
+
+def train(config: TrainConfig) -> TrainState:
+    """Trains to the last step, from where the folder's newest checkpoint stands, and returns the final state."""
+    mixture = describe_mixture(config.mixture, config.k)
+    heldout = describe_mixture(config.heldout, mixture.k) if config.heldout else None
+    _require_labels(config, mixture)
+    encoder = config.model(vocab_size=mixture.vocabulary_size, max_length=mixture.max_length)
+    open_run(config.output, _describe(config, encoder, mixture))
+    mesh = make_mesh(config.model_parallelism)
+    model = MaskedLanguageModel(encoder, jnp.dtype(config.dtype))
+    optimizer = config.optimizer.optimizer(config.steps)
+
+    checkpoints = Checkpoints(config.output, save_every=config.save_every)
+    state, shardings = _initial_state(model, optimizer, mixture, config, mesh)
+    if checkpoints.latest_step is not None:
+        state = checkpoints.restore(state)
+    start = int(state.step)
+    print(_announcement(config, encoder, mixture, state, start, mesh))
+
+    step_config = StepConfig(
+        num_sources=len(mixture.sources),
+        has_teacher=mixture.k > 0,
+        distillation=config.distillation,
+        num_microbatches=config.num_microbatches,
+        with_dropout=encoder.dropout_rate > 0,
+    )
+    step_fn = jax.jit(
+        make_train_step(model.apply, optimizer, config.gold_weight.schedule(config.steps), step_config),
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+    )
+    evaluate = functools.partial(_evaluate, model.apply, heldout, config, mesh) if heldout else None
+    state = _loop(config, mixture, state, start, step_fn, evaluate, checkpoints, mesh)
+    checkpoints.close()
+    print(f"train: {int(state.step):,} of {config.steps:,} steps done, checkpoints and logs in {config.output}")
+    print("next: mergedistill export, then mergedistill evaluate")
+    return state
+
+
+def _loop(
+    config: TrainConfig,
+    mixture: RecordMixture,
+    state: TrainState,
+    start: int,
+    step_fn: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
+    evaluate: Callable[[Any], dict[str, float]] | None,
+    checkpoints: Checkpoints,
+    mesh: Mesh,
+) -> TrainState:
+    stop = min(config.steps, config.stop_after or config.steps)
+    log = MetricLog(config.output, resume_at=start)
+    sums = MetricSums({"language": mixture.languages, "teacher": mixture.teachers})
+    progress = Progress(config.steps, "step", "train", start=start)
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    numbers: dict[str, float] = {}
+    stream = batches(mixture, config.batch_size, seed=config.seed, start_step=start)
+    for step, batch in zip(range(start + 1, stop + 1), stream, strict=False):
+        state, found = step_fn(state, place_batch(batch, mesh), key)
+        sums.add(found)
+        last = step == stop
+        if step % config.log_every == 0 or last:
+            numbers = sums.means()
+            log.write(step, numbers)
+        if evaluate and (step % config.evaluate_every == 0 or last):
+            log.write(step, evaluate(state.params))
+        checkpoints.save(step, state, force=last)
+        progress.update(1, **_shown(numbers))
+    progress.close(**_shown(numbers))
+    log.close()
+    return state
+
+
+def _shown(numbers: dict[str, float]) -> dict[str, float]:
+    return {name: numbers[name] for name in ("gold_loss", "teacher_loss", "masked_accuracy") if name in numbers}
+
+
+def _evaluate(
+    apply_fn: Callable[..., jax.Array], heldout: RecordMixture, config: TrainConfig, mesh: Mesh, params: Any
+) -> dict[str, float]:
+    """Held-out numbers, named `heldout/...`."""
+    step_config = StepConfig(num_sources=len(heldout.sources), has_teacher=heldout.k > 0)
+    eval_fn = _compiled_eval(apply_fn, step_config)
+    sums = MetricSums({"language": heldout.languages})
+    for batch in evaluation_batches(heldout, config.batch_size):
+        sums.add(eval_fn(params, place_batch(batch, mesh)))
+    return {f"heldout/{name}": value for name, value in sums.means().items()}
+
+
+@functools.cache
+def _compiled_eval(apply_fn: Callable[..., jax.Array], step_config: StepConfig) -> Callable[..., dict[str, jax.Array]]:
+    return jax.jit(make_eval_step(apply_fn, step_config))
+
+
+def _initial_state(
+    model: MaskedLanguageModel, optimizer: Any, mixture: RecordMixture, config: TrainConfig, mesh: Mesh
+) -> tuple[TrainState, Any]:
+    """A fresh state laid out over the mesh, and its shardings."""
+    example = (jnp.zeros((1, mixture.max_length), jnp.int32), jnp.ones((1, mixture.max_length), bool))
+    positions = jnp.zeros((1, mixture.max_predictions), jnp.int32)
+
+    def initialise(key: jax.Array) -> TrainState:
+        params = model.init(key, *example, positions)["params"]
+        return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
+
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    shardings = shardings_of(jax.eval_shape(initialise, key), mesh)
+    state = jax.jit(lambda key: nn.unbox(initialise(key)), out_shardings=shardings)(key)
+    return state, shardings
+
+
+def _require_labels(config: TrainConfig, mixture: RecordMixture) -> None:
+    if not mixture.k and not config.gold_weight.gold_only:
+        raise RecordError(
+            f"mixture {mixture.name}: field k: found 0 predictions, expected some, or gold labels alone"
+            " (GoldWeight.shape = 'constant', GoldWeight.stop = 1.0)"
+        )
+
+
+def _describe(config: TrainConfig, encoder: EncoderConfig, mixture: RecordMixture) -> Run:
+    numbers = ("optimizer", "steps", "batch_size", "gold_weight", "distillation", "num_microbatches", "dtype", "seed")
+    settings = dataclasses.asdict(dataclasses.replace(config, model=None))  # type: ignore[arg-type]
+    return Run(
+        model=dataclasses.asdict(encoder),
+        vocabulary_folder=mixture.vocabulary_folder,
+        vocabulary_hash=mixture.vocabulary_hash,
+        mixture_hash=mixture.hash,
+        settings={name: settings[name] for name in numbers} | {"k": mixture.k},
+    )
+
+
+def _announcement(
+    config: TrainConfig, encoder: EncoderConfig, mixture: RecordMixture, state: TrainState, start: int, mesh: Mesh
+) -> str:
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    shape = f"{encoder.num_layers} x {encoder.hidden_size}, vocabulary {encoder.vocab_size:,}"
+    labels = "gold labels alone" if config.gold_weight.gold_only else f"gold and top-{mixture.k} of the teachers"
+    return (
+        f"train: {size / 1e6:.1f}M parameters ({shape}) on {mixture.records:,} records of"
+        f" {', '.join(sorted(set(mixture.languages)))}; {labels}\n"
+        f"train: {config.steps:,} steps of {config.batch_size} x {mixture.max_length} tokens on"
+        f" {mesh.devices.size} {mesh.devices.flat[0].platform} device(s), from step {start:,} -> {config.output}"
+    )

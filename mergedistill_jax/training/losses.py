@@ -1,0 +1,85 @@
+"""Gold cross-entropy and distillation from a teacher's top-k, per masked position, in nats.
+
+    L = lambda * CE(gold) + (1 - lambda) * CE(teacher's top-k)          Khanuja et al. 2021; annealing: Clark et al. 2019
+
+The student is always normalised over its whole vocabulary; what differs is what becomes of the mass that the teacher gave
+to tokens outside its top-k (`missing_mass`):
+
+    renormalise   the k are scaled to sum to 1 (the paper's reading)
+    truncate      the k keep their probabilities, the rest is ignored
+    tail          the rest is one more outcome, "any other token"
+    to_gold       the rest goes to the gold token
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+MISSING_MASS = ("renormalise", "truncate", "tail", "to_gold")
+_LARGEST_SHARE = 1.0 - 1e-6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillationConfig:
+    """How the teacher's top-k is read.
+
+    Attributes:
+        missing_mass: one of MISSING_MASS.
+        temperature: of both distributions; other than 1 only with "renormalise", because the teacher's mass outside
+            its top-k is known at temperature 1 alone. The loss is scaled by its square (Hinton et al. 2015).
+    """
+
+    missing_mass: str = "renormalise"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.missing_mass not in MISSING_MASS:
+            raise ValueError(f"DistillationConfig.missing_mass: found {self.missing_mass!r}, expected one of {MISSING_MASS}")
+        if self.temperature <= 0:
+            raise ValueError(f"DistillationConfig.temperature: found {self.temperature}, expected more than 0")
+        if self.temperature != 1.0 and self.missing_mass != "renormalise":
+            raise ValueError(
+                f"DistillationConfig.temperature: found {self.temperature} with missing_mass={self.missing_mass!r},"
+                " expected 1 unless missing_mass is 'renormalise'"
+            )
+
+
+def gold_cross_entropy(logits: Float[Array, "*m v"], gold_ids: Int[Array, "*m"]) -> Float[Array, "*m"]:
+    """Minus the student's log-probability of the gold token."""
+    gold = jnp.take_along_axis(logits, gold_ids[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - gold
+
+
+def distillation_loss(
+    logits: Float[Array, "*m v"],
+    gold_ids: Int[Array, "*m"],
+    teacher_ids: Int[Array, "*m k"],
+    teacher_log_probs: Float[Array, "*m k"],
+    config: DistillationConfig,
+) -> Float[Array, "*m"]:
+    """Cross-entropy of the student against the teacher's top-k; never negative.
+
+    Args:
+        logits: the student's, over its whole vocabulary.
+        gold_ids: used by "to_gold" alone.
+        teacher_ids: the teacher's candidates in the student's ids.
+        teacher_log_probs: their log-probabilities over the teacher's whole vocabulary.
+        config: treatment of the missing mass, temperature.
+    """
+    scaled = logits / config.temperature
+    total = jax.nn.logsumexp(scaled, axis=-1, keepdims=True)
+    student = jnp.take_along_axis(scaled, teacher_ids, axis=-1) - total
+    if config.missing_mass == "renormalise":
+        shares = jax.nn.softmax(teacher_log_probs / config.temperature, axis=-1)
+        return -config.temperature**2 * jnp.sum(shares * student, axis=-1)
+    teacher = jnp.exp(teacher_log_probs)
+    within = -jnp.sum(teacher * student, axis=-1)
+    missing = jnp.maximum(1.0 - jnp.sum(teacher, axis=-1), 0.0)
+    if config.missing_mass == "truncate":
+        return within
+    if config.missing_mass == "tail":
+        covered = jnp.minimum(jnp.sum(jnp.exp(student), axis=-1), _LARGEST_SHARE)
+        return within - missing * jnp.log1p(-covered)
+    return within + missing * gold_cross_entropy(logits, gold_ids)

@@ -1,0 +1,70 @@
+"""The device mesh, and which mesh axis each logical axis of a parameter or batch lies on."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+DATA, MODEL = "data", "model"
+
+LOGICAL_AXIS_RULES = (
+    ("batch", DATA),
+    ("vocab", MODEL),
+    ("mlp", MODEL),
+    ("heads", MODEL),
+    ("embed", None),
+    ("embed_out", None),
+    ("kv", None),
+    ("position", None),
+    ("segment", None),
+    ("norm", None),
+    ("labels", None),
+)
+
+
+def make_mesh(model_parallelism: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
+    """A [data, model] mesh over all devices.
+
+    Raises:
+        ValueError: the devices do not divide into groups of `model_parallelism`.
+    """
+    devices = jax.devices() if devices is None else devices
+    if len(devices) % model_parallelism:
+        raise ValueError(f"model_parallelism: found {model_parallelism}, expected a divisor of {len(devices)} devices")
+    return Mesh(np.array(devices).reshape(-1, model_parallelism), (DATA, MODEL))
+
+
+def shardings_of(tree: Any, mesh: Mesh) -> Any:
+    """NamedSharding of every leaf of an abstract tree whose leaves carry logical axis names (flax Partitioned).
+
+    An axis that does not divide by the mesh axis it would lie on is replicated: a union vocabulary has any size.
+    """
+    specs = nn.logical_to_mesh_sharding(nn.get_partition_spec(tree), mesh, list(LOGICAL_AXIS_RULES))
+    return jax.tree.map(lambda leaf, sharding: _divisible(leaf, sharding, mesh), nn.unbox(tree), specs)
+
+
+def _divisible(leaf: Any, sharding: NamedSharding, mesh: Mesh) -> NamedSharding:
+    axes = [
+        axis if axis is not None and size % mesh.shape[axis] == 0 else None
+        for size, axis in zip(leaf.shape, (*sharding.spec, *[None] * len(leaf.shape)), strict=False)
+    ]
+    return NamedSharding(mesh, P(*axes))
+
+
+def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """A global batch, known whole to every process, laid over the data axis; each process places its own rows.
+
+    Raises:
+        ValueError: the batch does not divide by the data axis.
+    """
+    size = len(next(iter(batch.values())))
+    if size % mesh.shape[DATA]:
+        raise ValueError(f"batch_size: found {size}, expected a multiple of the data axis, {mesh.shape[DATA]}")
+    sharding = NamedSharding(mesh, P(DATA))
+    return {
+        name: jax.make_array_from_callback(rows.shape, sharding, lambda index, rows=rows: rows[index])
+        for name, rows in batch.items()
+    }

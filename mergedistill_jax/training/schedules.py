@@ -1,0 +1,68 @@
+"""Schedules over training steps: the weight of the gold labels, and the learning rate."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+Schedule = Callable[[Array | int], Float[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GoldWeight:
+    """lambda of the loss over training: teacher annealing (Clark et al. 2019) by default.
+
+    Attributes:
+        shape: "linear" or "cosine" from `start` to `stop` over all steps, or "constant" at `stop`.
+    """
+
+    shape: str = "linear"
+    start: float = 0.0
+    stop: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.shape not in ("linear", "cosine", "constant"):
+            raise ValueError(f"GoldWeight.shape: found {self.shape!r}, expected 'linear', 'cosine' or 'constant'")
+        for name in ("start", "stop"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"GoldWeight.{name}: found {getattr(self, name)}, expected a weight from 0 to 1")
+
+    @property
+    def gold_only(self) -> bool:
+        """Whether the teacher never counts."""
+        return self.stop == 1.0 and (self.shape == "constant" or self.start == 1.0)
+
+    def schedule(self, steps: int) -> Schedule:
+        """The weight of the gold labels at a step; `stop` is reached at the last one."""
+
+        def weight(step: Array | int) -> Float[Array, ""]:
+            done = jnp.clip(jnp.asarray(step, jnp.float32) / max(steps - 1, 1), 0.0, 1.0)
+            if self.shape == "cosine":
+                done = (1.0 - jnp.cos(jnp.pi * done)) / 2.0
+            if self.shape == "constant":
+                done = jnp.ones_like(done)
+            return self.start + (self.stop - self.start) * done
+
+        return weight
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearningRate:
+    """Linear warm-up to `peak`, then linear decay to `final_share` of it at the last step, as in BERT."""
+
+    peak: float
+    warmup_steps: int
+    final_share: float = 0.0
+
+    def schedule(self, steps: int) -> optax.Schedule:
+        """Learning rate at a step."""
+        warmup = min(self.warmup_steps, max(steps - 1, 1))
+        return optax.join_schedules(
+            [
+                optax.linear_schedule(0.0, self.peak, warmup),
+                optax.linear_schedule(self.peak, self.peak * self.final_share, max(steps - warmup, 1)),
+            ],
+            [warmup],
+        )

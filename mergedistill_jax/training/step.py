@@ -1,0 +1,139 @@
+"""One training step, as a function of arrays: loss, gradient over microbatches, update, and sums for the metrics."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from mergedistill_jax.training.losses import DistillationConfig, distillation_loss, gold_cross_entropy
+from mergedistill_jax.training.schedules import Schedule
+
+Batch = Mapping[str, Array]
+ApplyFn = Callable[..., Array]
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """What a step changes: `step` counts finished steps."""
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """What a step is besides model, optimizer and data."""
+
+    num_sources: int
+    has_teacher: bool
+    distillation: DistillationConfig = DistillationConfig()
+    num_microbatches: int = 1
+    with_dropout: bool = True
+
+
+def position_sums(
+    logits: Float[Array, "b m v"], batch: Batch, config: StepConfig
+) -> dict[str, Float[Array, "s"]]:
+    """Per source, sums over its masked positions: their count, losses, hits on gold, hits on the teacher's best."""
+    weights = batch["loss_weights"]
+    best = jnp.argmax(logits, axis=-1)
+    values = {
+        "count": jnp.ones_like(weights),
+        "gold_loss": gold_cross_entropy(logits, batch["gold_ids"]),
+        "gold_hits": (best == batch["gold_ids"]).astype(jnp.float32),
+    }
+    if config.has_teacher:
+        values["teacher_loss"] = distillation_loss(
+            logits, batch["gold_ids"], batch["teacher_ids"], batch["teacher_log_probs"], config.distillation
+        )
+        values["teacher_hits"] = (best == batch["teacher_ids"][..., 0]).astype(jnp.float32)
+    of_source = jax.nn.one_hot(batch["source"], config.num_sources, dtype=jnp.float32)
+    # where, not a product: a padded position may hold anything, and 0 * inf would be NaN.
+    return {
+        name: jnp.einsum("bs,b->s", of_source, jnp.sum(jnp.where(weights > 0, value * weights, 0.0), axis=1))
+        for name, value in values.items()
+    }
+
+
+def batch_logits(apply_fn: ApplyFn, params: Any, batch: Batch, dropout_key: Array | None) -> Float[Array, "b m v"]:
+    """The model's logits at the masked positions of a batch; dropout where a key is given."""
+    attention_mask = jnp.arange(batch["token_ids"].shape[1]) < batch["lengths"][:, None]
+    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    return apply_fn(
+        {"params": params},
+        batch["token_ids"],
+        attention_mask,
+        batch["masked_positions"],
+        deterministic=dropout_key is None,
+        rngs=rngs,
+    )
+
+
+def make_train_step(
+    apply_fn: ApplyFn, optimizer: optax.GradientTransformation, gold_weight: Schedule, config: StepConfig
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]:
+    """The step (state, batch, key) -> (state, metric sums).
+
+    The loss is a sum over all masked positions of the global batch divided by their number: the gradient is summed over
+    microbatches before it is divided, so that their count does not change it.
+    """
+
+    def summed_loss(params: Any, batch: Batch, weight: Array, key: Array) -> tuple[Array, dict[str, Array]]:
+        logits = batch_logits(apply_fn, params, batch, key if config.with_dropout else None)
+        sums = position_sums(logits, batch, config)
+        loss = weight * jnp.sum(sums["gold_loss"])
+        if config.has_teacher:
+            loss += (1.0 - weight) * jnp.sum(sums["teacher_loss"])
+        return loss, sums
+
+    gradient = jax.grad(summed_loss, has_aux=True)
+
+    def step_fn(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
+        weight = gold_weight(state.step)
+        key = jax.random.fold_in(key, state.step)
+        gradients, sums = _accumulate(gradient, state.params, batch, weight, key, config.num_microbatches)
+        count = jnp.maximum(jnp.sum(sums["count"]), 1.0)
+        gradients = jax.tree.map(lambda g: g / count, gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        sums = {**sums, "gradient_norm": optax.global_norm(gradients), "gold_weight": weight}
+        return TrainState(step=state.step + 1, params=params, opt_state=opt_state), sums
+
+    return step_fn
+
+
+def _accumulate(
+    gradient: Callable, params: Any, batch: Batch, weight: Array, key: Array, num_microbatches: int
+) -> tuple[Any, dict[str, Array]]:
+    """Sums of gradients and metric sums over microbatches, one at a time."""
+    if num_microbatches == 1:
+        return gradient(params, batch, weight, key)
+    # Interleaved rows, so that every device keeps rows of every microbatch.
+    split = {
+        name: jnp.moveaxis(rows.reshape(-1, num_microbatches, *rows.shape[1:]), 1, 0) for name, rows in batch.items()
+    }
+
+    def add(total: Any, numbered: tuple[Array, Batch]) -> tuple[Any, None]:
+        index, part = numbered
+        found = gradient(params, part, weight, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, found), None
+
+    first = jax.tree.map(lambda rows: rows[0], split)
+    shapes = jax.eval_shape(gradient, params, first, weight, key)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, (jnp.arange(num_microbatches), split))
+    return total
+
+
+def make_eval_step(apply_fn: ApplyFn, config: StepConfig) -> Callable[[Any, Batch], dict[str, Array]]:
+    """(params, batch) -> metric sums per source, without dropout."""
+
+    def eval_fn(params: Any, batch: Batch) -> dict[str, Array]:
+        return position_sums(batch_logits(apply_fn, params, batch, None), batch, config)
+
+    return eval_fn

@@ -1,0 +1,146 @@
+"""A vocabulary folder: the student's tokenizer, and for each teacher its tokenizer and its id map.
+
+    tokenizer.json            the student's own tokenizer (longest match over the union)
+    vocab.txt                 its tokens, a line each, in the order of their ids
+    vocabulary.json           hashes, sizes, overlaps, and what each teacher is called
+    teachers/NAME/tokenizer.json, id_map.npy
+"""
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping
+
+import numpy as np
+from etils import epath
+from jaxtyping import Int
+
+from mergedistill_jax.schema import write_atomically
+from mergedistill_jax.vocabulary.tokenizer import (
+    TOKENIZER_FILE,
+    VOCABULARY_FILE,
+    TeacherTokenizer,
+    VocabularyError,
+    load_tokenizer,
+    vocabulary_hash,
+)
+
+DESCRIPTION_FILE = "vocabulary.json"
+ID_MAP_FILE = "id_map.npy"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Member:
+    """A teacher's place in a vocabulary folder: content hashes of its vocabulary and tokenizer."""
+
+    vocabulary_hash: str
+    tokenizer_hash: str
+    size: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Vocabulary:
+    """A vocabulary folder, read.
+
+    Attributes:
+        hash: content hash of the tokens in order.
+        members: the teachers by name.
+    """
+
+    folder: epath.Path
+    size: int
+    hash: str
+    members: Mapping[str, Member]
+
+    def tokenizer(self) -> TeacherTokenizer:
+        """The student's own tokenizer."""
+        return load_tokenizer(self.folder)
+
+    def teacher_tokenizer(self, name: str) -> TeacherTokenizer:
+        """The tokenizer of one teacher."""
+        self._require(name)
+        return load_tokenizer(self.folder / "teachers" / name)
+
+    def id_map(self, name: str) -> Int[np.ndarray, " v"]:
+        """The id map of one teacher: its ids to union ids."""
+        self._require(name)
+        return np.load(io.BytesIO((self.folder / "teachers" / name / ID_MAP_FILE).read_bytes()))
+
+    def member_of(self, teacher_vocabulary_hash: str, named_in: object) -> str:
+        """The name of the teacher with this vocabulary; `named_in` is the file that asked, for the error.
+
+        Raises:
+            VocabularyError: no teacher of this folder has the vocabulary.
+        """
+        for name, member in self.members.items():
+            if member.vocabulary_hash == teacher_vocabulary_hash:
+                return name
+        known = {name: member.vocabulary_hash for name, member in self.members.items()}
+        raise VocabularyError(
+            f"{named_in}: field vocabulary_hash: found {teacher_vocabulary_hash},"
+            f" expected a teacher of {self.folder}: {known}"
+        )
+
+    def _require(self, name: str) -> None:
+        if name not in self.members:
+            raise VocabularyError(
+                f"{self.folder / DESCRIPTION_FILE}: field members: found no {name!r}, expected one of {sorted(self.members)}"
+            )
+
+
+def write_vocabulary(
+    folder: epath.PathLike,
+    student: TeacherTokenizer,
+    teachers: Mapping[str, tuple[TeacherTokenizer, Int[np.ndarray, " v"]]],
+    description: Mapping[str, object],
+) -> Vocabulary:
+    """Writes a vocabulary folder, its description last; `description` adds fields for people to vocabulary.json."""
+    folder = epath.Path(folder)
+    for name, (tokenizer, id_map) in teachers.items():
+        target = folder / "teachers" / name
+        target.mkdir(parents=True, exist_ok=True)
+        write_atomically(target / TOKENIZER_FILE, tokenizer.tokenizer.to_str(pretty=True).encode())
+        buffer = io.BytesIO()
+        np.save(buffer, id_map)
+        write_atomically(target / ID_MAP_FILE, buffer.getvalue())
+    write_atomically(folder / TOKENIZER_FILE, student.tokenizer.to_str(pretty=True).encode())
+    write_atomically(folder / VOCABULARY_FILE, ("\n".join(student.tokens) + "\n").encode())
+    members = {
+        name: Member(
+            vocabulary_hash=tokenizer.vocabulary_hash,
+            tokenizer_hash=tokenizer.tokenizer_hash,
+            size=len(tokenizer.tokens),
+        )
+        for name, (tokenizer, _) in teachers.items()
+    }
+    content = {
+        "size": len(student.tokens),
+        "hash": student.vocabulary_hash,
+        "members": {name: dataclasses.asdict(member) for name, member in members.items()},
+        **description,
+    }
+    write_atomically(folder / DESCRIPTION_FILE, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    return read_vocabulary(folder)
+
+
+def read_vocabulary(folder: epath.PathLike) -> Vocabulary:
+    """Reads a vocabulary folder and checks its tokens against its hash.
+
+    Raises:
+        VocabularyError: no such folder, a damaged description, or tokens that do not give the recorded hash.
+    """
+    folder = epath.Path(folder)
+    path = folder / DESCRIPTION_FILE
+    if not path.exists():
+        raise VocabularyError(f"{path}: not found, expected a folder written by `mergedistill vocab`")
+    try:
+        content = json.loads(path.read_text())
+        members = {name: Member(**fields) for name, fields in content["members"].items()}
+        size, expected = int(content["size"]), str(content["hash"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise VocabularyError(f"{path}: found a damaged description ({error!r}), expected size, hash and members") from error
+    tokens = (folder / VOCABULARY_FILE).read_bytes().decode().removesuffix("\n").split("\n")
+    found = vocabulary_hash(tokens)
+    if found != expected:
+        raise VocabularyError(f"{folder / VOCABULARY_FILE}: field hash: found {found}, expected {expected}")
+    return Vocabulary(folder=folder, size=size, hash=expected, members=members)

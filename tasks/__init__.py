@@ -1,0 +1,1 @@
+"""SeqIO registrations. Importing a module here, or calling its functions from gin, registers tasks."""

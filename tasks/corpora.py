@@ -1,0 +1,99 @@
+"""Text corpora as SeqIO tasks: each yields {"text": one document, a paragraph a line}, streamed, in a fixed order.
+
+A new corpus is one call of `add_corpus`: from Python, or from a gin file as a reference that is called where the
+corpus is needed (see gin/runs/):
+
+    PredictConfig.corpus = @corpora.add_wikiextractor()
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from mergedistill_jax.corpus import sources
+from mergedistill_jax.corpus.sources import Split
+
+SPLITS: Mapping[str, Split] = {
+    "heldout": Split(start=0.0, stop=0.01),
+    "train": Split(start=0.01, stop=1.0),
+    "transfer": Split(start=0.01, stop=0.11),
+    "all": Split(),
+}
+"""Default shares: teachers learn on `train`, students on `transfer` (a tenth, within `train`), both are scored on `heldout`."""
+
+
+def add_corpus(name: str, documents: Callable[[str], Iterator[str]], splits: Sequence[str]) -> str:
+    """Registers a SeqIO task `name` over documents(split) and returns the name; a second call replaces the first."""
+
+    def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:  # noqa: FBT001 - SeqIO's signature
+        del shuffle_files, seed  # the order of a corpus is part of its identity
+        signature = {"text": tf.TensorSpec((), tf.string)}
+        generator = functools.partial(_as_examples, documents, split)
+        return tf.data.Dataset.from_generator(generator, output_signature=signature)
+
+    if name in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.remove(name)
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.FunctionDataSource(dataset_fn=dataset, splits=list(splits)),
+        preprocessors=[],
+        output_features={},
+    )
+    return name
+
+
+def _as_examples(documents: Callable[[str], Iterator[str]], split: str) -> Iterator[dict[str, Any]]:
+    for document in documents(split):
+        yield {"text": document.encode()}
+
+
+def add_files(
+    name: str, files: Sequence[str], text_format: str, splits: Mapping[str, Split] | None = None
+) -> str:
+    """Registers text files: format "plain", "jsonl" or "wikiextractor", compressed or not; patterns with * are expanded.
+
+    Raises:
+        CorpusError: no file fits a pattern, or the format is unknown.
+    """
+    shares = SPLITS if splits is None else splits
+    if text_format not in sources.FORMATS:
+        raise sources.CorpusError(f"{name}: format: found {text_format!r}, expected one of {sorted(sources.FORMATS)}")
+    found = []
+    for pattern in files:
+        matches = sorted(tf.io.gfile.glob(pattern))
+        if not matches:
+            raise sources.CorpusError(f"{pattern}: found no file, expected text of the corpus {name}")
+        found.extend(matches)
+    return add_corpus(name, lambda split: sources.documents(found, text_format, shares[split]), list(shares))
+
+
+def add_wikiextractor(language: str, folder: str, pattern: str, splits: Mapping[str, Split] | None = None) -> str:
+    """Registers WikiExtractor output of one language as `wikipedia_<language>`; {language} in the pattern is filled in."""
+    files = [f"{folder}/{pattern.format(language=language)}"]
+    return add_files(f"wikipedia_{language}", files, "wikiextractor", splits)
+
+
+def add_grammar(language: str, documents: Mapping[str, tuple[int, int]]) -> str:
+    """Registers the project's own generated text (mergedistill_jax.corpus.grammars) as `grammar_<language>`.
+
+    Args:
+        language: one of grammars.LANGUAGES.
+        documents: for each split the half-open range of document numbers that makes it.
+    """
+    from mergedistill_jax.corpus import grammars
+    if language not in grammars.LANGUAGES:
+        raise ValueError(f"language: found {language!r}, expected one of {grammars.LANGUAGES}")
+    return add_corpus(
+        f"grammar_{language}", functools.partial(_grammar_documents, language, documents), list(documents)
+    )
+
+
+def _grammar_documents(language: str, ranges: Mapping[str, tuple[int, int]], split: str) -> Iterator[str]:
+    from mergedistill_jax.corpus import grammars
+    start, stop = ranges[split]
+    for number, document in enumerate(grammars.documents(language, seed=0, count=stop)):
+        if number >= start:
+            yield "\n".join(sentence.text for sentence in document)

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+
+from mergedistill_jax.data.tagging import CUT_WORD_TAG, encode_tagged, padded_batch, predicted_tags
+from mergedistill_jax.vocabulary.tokenizer import wordpiece_tokenizer, wrap_tokenizer
+
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "die", "sonne", "##nblu", "##me", "blüht", "."]
+PAD, UNK, CLS, SEP, _, DIE, SONNE, NBLU, ME, BLUEHT, DOT = range(len(TOKENS))
+LABELS = ["DET", "NOUN", "PUNCT", "VERB"]
+WORDS = ["die", "sonnenblume", "blüht", "."]
+TAGS = ["DET", "NOUN", "VERB", "PUNCT"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    vocabulary = {token: index for index, token in enumerate(TOKENS)}
+    return wrap_tokenizer(
+        wordpiece_tokenizer(vocabulary, lowercase=False, strip_accents=False, split_chinese=True), "test"
+    )
+
+
+def test_a_word_of_three_pieces_has_its_tag_on_the_first(tokenizer):
+    arrays, counts = encode_tagged([WORDS, ["."]], [TAGS, ["PUNCT"]], tokenizer, LABELS, max_length=10)
+    assert arrays.token_ids.tolist() == [
+        [CLS, DIE, SONNE, NBLU, ME, BLUEHT, DOT, SEP, PAD, PAD],
+        [CLS, DOT, SEP] + 7 * [PAD],
+    ]
+    assert arrays.label_ids.tolist() == [[0, 0, 1, 0, 0, 3, 2, 0, 0, 0], [0, 2] + 8 * [0]]
+    assert arrays.weights.tolist() == [[0, 1, 1, 0, 0, 1, 1, 0, 0, 0], [0, 1] + 8 * [0]]
+    assert arrays.attention_mask.tolist() == [8 * [True] + 2 * [False], 3 * [True] + 7 * [False]]
+    dtypes = [getattr(arrays, name).dtype for name in ("token_ids", "attention_mask", "label_ids", "weights")]
+    assert dtypes == [np.int32, bool, np.int32, np.float32]
+    assert (counts.sentences, counts.words, counts.cut_words, counts.unlabelled_words) == (2, 5, 0, 0)
+    assert (counts.pieces, counts.unknown_pieces, counts.distinct_ids) == (7, 0, 8)
+
+
+def test_gold_labels_come_back_as_the_gold_tags(tokenizer):
+    arrays, _ = encode_tagged([WORDS, ["."]], [TAGS, ["PUNCT"]], tokenizer, LABELS, max_length=10)
+    assert predicted_tags(arrays.label_ids, arrays.word_starts, LABELS, [4, 1], "X") == [TAGS, ["PUNCT"]]
+
+
+@pytest.mark.parametrize(
+    ("max_length", "kept", "ids"),
+    [
+        (8, 4, [CLS, DIE, SONNE, NBLU, ME, BLUEHT, DOT, SEP]),  # all fit, with nothing to spare
+        (7, 3, [CLS, DIE, SONNE, NBLU, ME, BLUEHT, SEP]),
+        (6, 2, [CLS, DIE, SONNE, NBLU, ME, SEP]),
+        (5, 1, [CLS, DIE, SEP, PAD, PAD]),  # two pieces of the second word would fit: a word is kept whole or cut
+        (3, 1, [CLS, DIE, SEP]),
+    ],
+)
+def test_truncation_cuts_whole_words_and_keeps_them_in_the_evaluation(tokenizer, max_length, kept, ids):
+    arrays, counts = encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=max_length)
+    assert arrays.token_ids.tolist() == [ids]
+    assert counts.cut_words == 4 - kept
+    tags = predicted_tags(arrays.label_ids, arrays.word_starts, LABELS, [4], CUT_WORD_TAG["pos"])
+    assert tags == [TAGS[:kept] + ["X"] * (4 - kept)]
+
+
+def test_a_later_shorter_word_does_not_slip_in_behind_a_cut_one(tokenizer):
+    arrays, counts = encode_tagged([["sonnenblume", "."]], [["NOUN", "PUNCT"]], tokenizer, LABELS, max_length=4)
+    assert arrays.token_ids.tolist() == [[CLS, SEP, PAD, PAD]]
+    assert (counts.cut_words, arrays.weights.sum()) == (2, 0)
+
+
+def test_a_word_without_pieces_is_one_unknown_piece(tokenizer):
+    # U+200D is removed by BERT's normaliser, U+0000 too; "haus" is merely not in the vocabulary.
+    arrays, counts = encode_tagged([["\u200d", "die", "haus"]], [["X", "DET", "NOUN"]], tokenizer, LABELS, max_length=6)
+    assert arrays.token_ids.tolist() == [[CLS, UNK, DIE, UNK, SEP, PAD]]
+    assert arrays.weights.tolist() == [[0, 0, 1, 1, 0, 0]]  # X is not among the labels
+    assert arrays.word_starts.tolist() == [[False, True, True, True, False, False]]
+    assert (counts.unknown_pieces, counts.unlabelled_words, counts.cut_words) == (2, 1, 0)
+
+
+def test_the_tokenizers_own_truncation_and_padding_are_not_used(tokenizer):
+    own = tokenizer.tokenizer
+    plain, _ = encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10)
+    own.enable_truncation(3)
+    own.enable_padding(length=20)
+    try:
+        arrays, _ = encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10)
+        assert (own.truncation is not None, own.padding is not None) == (True, True)
+    finally:
+        own.no_truncation()
+        own.no_padding()
+    assert arrays.token_ids.tolist() == plain.token_ids.tolist()
+
+
+def test_an_id_map_changes_ids_and_nothing_else(tokenizer):
+    id_map = np.arange(len(TOKENS)) + 100
+    id_map[ME] = id_map[UNK]  # a piece that the model lacks
+    plain, _ = encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10)
+    mapped, counts = encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10, id_map=id_map)
+    assert mapped.token_ids.tolist() == id_map[plain.token_ids].tolist()
+    assert mapped.token_ids.dtype == np.int32
+    for name in ("attention_mask", "label_ids", "weights", "word_starts"):
+        np.testing.assert_array_equal(getattr(mapped, name), getattr(plain, name))
+    assert (counts.unknown_pieces, counts.distinct_ids) == (1, 8)
+
+
+def test_an_id_map_that_does_not_fit_is_refused(tokenizer):
+    with pytest.raises(ValueError, match=r"id_map: shape: found \(3,\), expected \(11,\) as in test"):
+        encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10, id_map=np.arange(3))
+    id_map = np.arange(len(TOKENS))
+    id_map[NBLU] = -1
+    encode_tagged([["die"]], [["DET"]], tokenizer, LABELS, max_length=10, id_map=id_map)  # not needed: no error
+    with pytest.raises(ValueError, match=r"id_map: entry 7 \('##nblu'\): found -1, expected at least 0"):
+        encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10, id_map=id_map)
+
+
+def test_wrong_lengths_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="max_length: found 2, expected at least 3"):
+        encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=2)
+    with pytest.raises(ValueError, match="sentence 1: tags: found 3, expected one for each of 4 words"):
+        encode_tagged([WORDS, WORDS], [TAGS, TAGS[:3]], tokenizer, LABELS, max_length=9)
+
+
+def test_padded_batch_has_one_of_a_few_shapes_and_no_weight_on_its_filling(tokenizer):
+    words = [["die"] * count for count in (3, 40, 90)]
+    tags = [["DET"] * len(row) for row in words]
+    arrays, _ = encode_tagged(words, tags, tokenizer, LABELS, max_length=80)
+    for rows, width in (([0], 32), ([0, 1], 64), ([1, 2, 0], 80)):
+        batch = padded_batch(arrays, np.array(rows), 4)
+        assert {values.shape for values in batch.values()} == {(4, width)}
+        np.testing.assert_array_equal(batch["token_ids"][: len(rows)], arrays.token_ids[rows, :width])
+        assert batch["weights"].sum() == arrays.weights[rows].sum()
+        assert batch["attention_mask"].any(axis=1).all()
+    assert arrays.weights[0].sum() == 3  # the arrays themselves are untouched

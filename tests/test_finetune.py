@@ -1,0 +1,264 @@
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from mergedistill_jax.finetune import (
+    FinetuneConfig,
+    _initial_params,
+    _optimizer,
+    finetune,
+    learning_rates,
+    token_classification_loss,
+)
+from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.models.heads import MaskedLanguageModel, TokenClassifier
+from mergedistill_jax.models.huggingface import load_masked_lm, load_token_classifier, save_masked_lm
+from mergedistill_jax.models.tokenizer_files import SpecialTokens
+from mergedistill_jax.vocabulary.tokenizer import wordpiece_tokenizer
+
+TAG_WORDS = {
+    "NOUN": ["haus", "baum", "maus", "rad"],
+    "VERB": ["geht", "steht", "sieht"],
+    "ADJ": ["rot", "grün", "alt"],
+}
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(word for words in TAG_WORDS.values() for word in words)]
+NUM_TOKENS = len(TOKENS)
+ENCODER = EncoderConfig(
+    vocab_size=NUM_TOKENS, num_layers=1, hidden_size=32, num_heads=2, intermediate_size=32, max_length=16
+)
+
+
+def write_sentences(path, count, seed):
+    """Random sentences of one to twelve words in which each word has one tag."""
+    rng = np.random.default_rng(seed)
+    pairs = [(word, tag) for tag, words in TAG_WORDS.items() for word in words]
+    blocks = [
+        "\n".join("\t".join(pairs[i]) for i in rng.integers(len(pairs), size=rng.integers(1, 13))) for _ in range(count)
+    ]
+    path.write_text("\n\n".join(blocks) + "\n")
+    return str(path)
+
+
+def write_model(folder, params, config=ENCODER):
+    """A Hugging Face folder with a word-level tokenizer; returns its path."""
+    vocabulary = {token: index for index, token in enumerate(TOKENS)}
+    tokenizer_file = folder.parent / "source_tokenizer.json"
+    tokenizer = wordpiece_tokenizer(vocabulary, lowercase=False, strip_accents=False, split_chinese=True)
+    tokenizer.save(str(tokenizer_file))
+    save_masked_lm(folder, config, params, tokenizer_file=tokenizer_file, special_tokens=SpecialTokens(), card="")
+    return str(folder)
+
+
+def random_params(config, seed=0):
+    ids = jnp.zeros((1, 4), jnp.int32)
+    params = MaskedLanguageModel(config).init(jax.random.key(seed), ids, ids == 0, ids[:, :1])
+    return jax.device_get(nn.meta.unbox(params)["params"])
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finetune")
+    return FinetuneConfig(
+        model=write_model(folder / "model", random_params(ENCODER)),
+        task="pos",
+        language="de",
+        train_files=(write_sentences(folder / "train.tsv", 150, seed=1),),
+        test_files=(write_sentences(folder / "test.tsv", 50, seed=2),),
+        file_format="tsv",
+        output=str(folder / "output"),
+        learning_rate=5e-3,
+        epochs=4,
+        max_length=16,
+        save_model=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def result(config):
+    return finetune(config)
+
+
+def test_it_learns_a_separable_task_and_writes_what_it_returns(config, result, tmp_path):
+    assert result["metrics"]["tagging_f1"] > 0.9
+    assert result["metrics"]["tagging_f1"] == pytest.approx(result["metrics"]["accuracy"])
+    assert result["train_loss_per_epoch"][0] > 2 * result["train_loss_per_epoch"][-1]
+    assert result["labels"] == sorted(TAG_WORDS)
+    counts = result["counts"]
+    assert (counts["train"]["sentences"], counts["test"]["sentences"]) == (150, 50)
+    assert (counts["test"]["cut_words"], counts["test"]["unknown_pieces"]) == (0, 0)
+    written = json.loads((tmp_path / "x").parent.joinpath(config.output, "result.json").read_text())
+    assert written == json.loads(json.dumps(result))
+
+
+def test_without_training_the_score_is_near_chance(config, tmp_path):
+    untrained = dataclasses.replace(config, learning_rate=1e-9, epochs=1, save_model=False, output=str(tmp_path))
+    assert finetune(untrained)["metrics"]["tagging_f1"] < 0.7
+
+
+def test_the_saved_folder_holds_the_trained_classifier(config, result):
+    encoder, params, labels = load_token_classifier(f"{config.output}/model")
+    assert (encoder, labels) == (ENCODER, result["labels"])
+    ids = jnp.array([[TOKENS.index(token) for token in ("[CLS]", "maus", "steht", "rot", "[SEP]")]])
+    logits = TokenClassifier(encoder, num_labels=len(labels)).apply({"params": params}, ids, ids >= 0)
+    assert [labels[i] for i in np.argmax(logits[0], -1)[1:4]] == ["NOUN", "VERB", "ADJ"]
+
+
+def test_a_finished_run_is_reused_and_another_one_is_refused(config, result, tmp_path, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("mergedistill_jax.finetune._train", lambda *_: pytest.fail("trained again"))
+        assert finetune(config) == json.loads(json.dumps(result))
+        assert "finished earlier, reused" in capsys.readouterr().out
+        for changes, message in (
+            ({"learning_rate": 1e-4}, r"result\.json: learning_rate: found 0\.005, expected 0\.0001 \("),
+            ({"seed": 7}, r"result\.json: seed: found 0, expected 7 \("),
+            ({"train_files": ()}, r"result\.json: hash of train_files: found '\w+', expected '\w+' \("),
+            (
+                {"model": write_model(tmp_path / "other", random_params(ENCODER, seed=1))},
+                r"result\.json: hash of model: found '\w+', expected '\w+' \(",
+            ),
+        ):
+            with pytest.raises(ValueError, match=message):
+                finetune(dataclasses.replace(config, **changes))
+
+
+def test_the_same_config_gives_the_same_numbers(config, tmp_path):
+    runs = [
+        finetune(dataclasses.replace(config, output=str(tmp_path / name), epochs=2, save_model=False)) for name in "ab"
+    ]
+    assert runs[0]["train_loss_per_epoch"] == runs[1]["train_loss_per_epoch"]
+    assert runs[0]["metrics"] == runs[1]["metrics"]
+
+
+def test_through_a_tokenizer_and_an_id_map_nothing_changes_but_the_ids(config, tmp_path):
+    """A student whose ids are a permutation of the teacher's, fine-tuned through the teacher's tokenizer."""
+    _, params = load_masked_lm(config.model)
+    id_map = np.random.default_rng(3).permutation(NUM_TOKENS + 5)[:NUM_TOKENS]  # five student ids are nobody's
+    embeddings = params["encoder"]["embeddings"]
+    table = np.zeros((NUM_TOKENS + 5, 32), np.float32)
+    table[id_map] = embeddings["token"]
+    student = {
+        **params,
+        "decoder_bias": np.zeros(NUM_TOKENS + 5, np.float32),
+        "encoder": {**params["encoder"], "embeddings": {**embeddings, "token": table}},
+    }
+    folder = write_model(tmp_path / "student", student, dataclasses.replace(ENCODER, vocab_size=NUM_TOKENS + 5))
+    np.save(tmp_path / "id_map.npy", id_map)
+    short = dataclasses.replace(config, epochs=1, save_model=False, output=str(tmp_path / "direct"))
+    routed = dataclasses.replace(
+        short,
+        model=folder,
+        tokenizer=config.model,
+        id_map=str(tmp_path / "id_map.npy"),
+        output=str(tmp_path / "routed"),
+    )
+    direct_result, routed_result = finetune(short), finetune(routed)
+    np.testing.assert_allclose(routed_result["train_loss_per_epoch"], direct_result["train_loss_per_epoch"], rtol=1e-5)
+    assert routed_result["metrics"] == direct_result["metrics"]
+    assert routed_result["counts"] == direct_result["counts"]
+
+
+def test_without_training_files_the_test_files_are_divided(config, tmp_path):
+    divided = finetune(dataclasses.replace(config, train_files=(), epochs=1, save_model=False, output=str(tmp_path)))
+    assert divided["split"].startswith("split_development")
+    sizes = [divided["counts"][name]["sentences"] for name in ("train", "test")]
+    assert sum(sizes) == 50
+    assert min(sizes) > 0
+
+
+def test_entities_samples_and_development_sets(config, tmp_path):
+    """Entity scores for "ner"; cut words are O, so that an entity behind max_length is a miss and not an error."""
+    train = tmp_path / "train.tsv"
+    train.write_text("rot\tO\nhaus\tB-LOC\nbaum\tI-LOC\n\n" * 40)
+    (tmp_path / "test.tsv").write_text("0\trot\tO\n1\thaus\tB-LOC\n2\tbaum\tI-LOC\n3\trot\tO\n4\thaus\tB-LOC\n")
+    (tmp_path / "dev.tsv").write_text("rot\tO\n")
+    ner = dataclasses.replace(
+        config,
+        task="ner",
+        train_files=(str(train),),
+        dev_files=(str(tmp_path / "dev.tsv"),),
+        test_files=(str(tmp_path / "test.tsv"),),
+        test_format="indexed_tsv",
+        max_length=6,  # [CLS], four words, [SEP]: the fifth word, an entity, is cut
+        max_train_sentences=32,
+        epochs=30,
+        save_model=False,
+        output=str(tmp_path / "output"),
+    )
+    result = finetune(ner)
+    assert result["counts"]["train"]["sentences"] == 32
+    assert result["counts"]["test"]["cut_words"] == 1
+    # One of two entities found, nothing else predicted: precision 1, recall 1/2, F1 2/3; four of five tags right.
+    expected = {"accuracy": 0.8, "entity_f1": 2 / 3, "precision": 1.0, "recall": 0.5}
+    assert result["metrics"] == pytest.approx(expected)
+    assert set(result["dev_metrics"]) == {"accuracy"}  # no entity in it: nothing else can be measured
+
+
+def test_the_encoder_is_the_pretrained_one_and_the_head_is_new(config):
+    encoder, pretrained = load_masked_lm(config.model)
+    params = _initial_params(TokenClassifier(encoder, num_labels=3), pretrained, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, params["encoder"], pretrained["encoder"])
+    assert set(params) == {"encoder", "classifier"}
+
+
+def test_loss_is_a_mean_over_labelled_words():
+    logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75], [0.9, 0.1]]]))
+    label_ids, weights = jnp.array([[0, 1, 1]]), jnp.array([[1.0, 1.0, 0.0]])
+    expected = -(math.log(0.5) + math.log(0.75)) / 2
+    assert float(token_classification_loss(logits, label_ids, weights)) == pytest.approx(expected, rel=1e-6)
+    assert float(token_classification_loss(logits, label_ids, jnp.zeros((1, 3)))) == 0.0
+
+
+def test_rate_rises_then_falls_and_no_step_is_wasted():
+    # Two steps of warmup to 1, then ninths of it down to 1/9: 0 would come at the eleventh step.
+    expected = [1 / 2, 1, 8 / 9, 7 / 9, 6 / 9, 5 / 9, 4 / 9, 3 / 9, 2 / 9, 1 / 9]
+    np.testing.assert_allclose(learning_rates(1.0, 10, 0.2), expected, rtol=1e-6)
+    assert learning_rates(3.0, 1, 0.1).tolist() == [3.0]
+    assert learning_rates(3.0, 2, 0.0).tolist() == [3.0, 1.5]
+
+
+def test_biases_and_norm_scales_do_not_decay(config):
+    """Without gradients an update of AdamW is the decay alone."""
+    encoder, params = load_masked_lm(config.model)
+    optimizer = _optimizer(0.5)
+    zeros = jax.tree.map(np.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    layer, decay = params["encoder"]["layers_0"], updates["encoder"]["layers_0"]
+    np.testing.assert_allclose(decay["wi"]["kernel"], -0.5 * layer["wi"]["kernel"], rtol=1e-6)
+    assert encoder.num_layers == 1
+    for name in ("wi", "output_norm"):
+        flat = jax.tree_util.tree_leaves_with_path(decay[name])
+        assert all(not np.any(value) for path, value in flat if path[-1].key != "kernel")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "parsing"}, "FinetuneConfig.task: found 'parsing', expected one of"),
+        ({"test_files": ()}, "FinetuneConfig.test_files: found none"),
+        ({"id_map": "a.npy"}, "FinetuneConfig.tokenizer: found None beside id_map"),
+        ({"tokenizer": "folder"}, "FinetuneConfig.save_model: found True beside another tokenizer"),
+        ({"epochs": 0}, "FinetuneConfig.epochs: found 0, expected at least 1"),
+        ({"model": "nowhere"}, "FinetuneConfig.save_model: found no nowhere/tokenizer.json"),
+    ],
+)
+def test_settings_that_contradict_are_refused(config, changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(config, **changes)
+
+
+def test_what_does_not_fit_the_model_is_refused_before_training(config, tmp_path):
+    fresh = dataclasses.replace(config, output=str(tmp_path / "output"), save_model=False)
+    with pytest.raises(ValueError, match=r"max_position_embeddings: found 16, expected at least .*max_length=17"):
+        finetune(dataclasses.replace(fresh, max_length=17))
+    np.save(tmp_path / "id_map.npy", np.arange(NUM_TOKENS) + 1)
+    with pytest.raises(ValueError, match=rf"id_map\.npy: largest id: found {NUM_TOKENS}, expected less than"):
+        finetune(dataclasses.replace(fresh, tokenizer=config.model, id_map=str(tmp_path / "id_map.npy")))
+    with pytest.raises(FloatingPointError, match=r"FinetuneConfig\.learning_rate=inf: loss of epoch 1: found nan"):
+        finetune(dataclasses.replace(fresh, learning_rate=math.inf))
+    assert not (tmp_path / "output").exists()
