@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -223,10 +222,11 @@ def _encoder(
 
 
 def _initial_params(model: TokenClassifier, pretrained: Params, key: jax.Array) -> Params:
-    """Fresh parameters, the encoder's replaced by the pre-trained ones."""
-    dummy = jnp.zeros((1, 2), jnp.int32)
-    params = nn.meta.unbox(jax.jit(model.init)(key, dummy, dummy == 0))["params"]
-    return {**params, "encoder": jax.tree.map(jnp.asarray, nn.meta.unbox(pretrained)["encoder"])}
+    """The pre-trained encoder and a new classifier: normal weights, biases 0, as TokenClassifier.init draws them."""
+    config = model.config
+    weights = config.initializer_range * jax.random.normal(key, (config.hidden_size, model.num_labels))
+    classifier = {"kernel": weights, "bias": jnp.zeros(model.num_labels)}
+    return {"encoder": jax.tree.map(jnp.asarray, pretrained["encoder"]), "classifier": classifier}
 
 
 def learning_rates(peak: float, num_steps: int, warmup_share: float) -> Float[np.ndarray, " s"]:

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from mergedistill_jax import schema
 from mergedistill_jax.corpus.masking import MaskingConfig
 from mergedistill_jax.corpus.packing import masked_records
-from mergedistill_jax.models import huggingface
 from mergedistill_jax.schema import Identity, Manifest, Record, ShardEntry
 from mergedistill_jax.teachers.inference import Teacher, predict_records
+from mergedistill_jax.teachers.loading import load_teacher, model_hash
 from mergedistill_jax.teachers.writer import corpus_documents, summarise, write_missing_shards
 from mergedistill_jax.training.progress import Progress
 from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer, load_tokenizer
@@ -28,7 +28,7 @@ class PredictConfig:
         split: its split.
         language: language code, recorded in the manifest.
         teacher: Hugging Face folder of the teacher, or None to write gold labels alone.
-        tokenizer: folder with the tokenizer; the teacher's own by default.
+        tokenizer: folder with the tokenizer, where there is no teacher; with one, its own tokenizer is used.
         name: the teacher's name in manifests and reports; its folder's name by default.
         k: predictions kept per masked position; forced to 0 without a teacher.
         max_length: tokens of a sequence, [CLS] and [SEP] included.
@@ -53,6 +53,10 @@ class PredictConfig:
     def __post_init__(self) -> None:
         if self.teacher is None and self.tokenizer is None:
             raise ValueError("PredictConfig.teacher: found None, expected a teacher's folder or a tokenizer's")
+        if self.teacher is not None and self.tokenizer is not None:
+            raise ValueError(
+                f"PredictConfig.tokenizer: found {self.tokenizer!r} beside a teacher, expected None: its own is used"
+            )
         if self.teacher is not None and self.k < 1:
             raise ValueError(f"PredictConfig.k: found {self.k}, expected at least 1")
 
@@ -60,7 +64,7 @@ class PredictConfig:
 def predict(config: PredictConfig) -> Manifest:
     """Writes what is missing of the folder and returns its manifest."""
     tokenizer = load_tokenizer(config.tokenizer or config.teacher or "")
-    teacher = load_teacher(config.teacher, tokenizer, config) if config.teacher else None
+    teacher = load_teacher(config.teacher, max_length=config.max_length, k=config.k) if config.teacher else None
     identity = _identity(config, tokenizer)
     print(
         f"predict: {config.teacher or 'no teacher, gold labels alone'} on {identity.corpus}"
@@ -73,29 +77,11 @@ def predict(config: PredictConfig) -> Manifest:
     return manifest
 
 
-def load_teacher(folder: str, tokenizer: TeacherTokenizer, config: PredictConfig) -> Teacher:
-    """Loads a teacher and checks that it fits its tokenizer, the length and k."""
-    encoder, params = huggingface.load_masked_lm(folder)
-    num_tokens = len(tokenizer.tokens)
-    if encoder.vocab_size < num_tokens:
-        raise ValueError(
-            f"{tokenizer.path}: field vocab: found {num_tokens} tokens, expected at most the model's {encoder.vocab_size}"
-        )
-    if encoder.max_length < config.max_length:
-        raise ValueError(
-            f"{folder}/config.json: field max_position_embeddings: found {encoder.max_length},"
-            f" expected at least max_length={config.max_length}"
-        )
-    if config.k > num_tokens:
-        raise ValueError(f"PredictConfig.k: found {config.k}, expected at most the vocabulary's {num_tokens} tokens")
-    return Teacher(config=encoder, params=params, num_tokens=num_tokens, pad_id=tokenizer.pad_id)
-
-
 def _identity(config: PredictConfig, tokenizer: TeacherTokenizer) -> Identity:
     corpus = summarise(corpus_documents(config.corpus, config.split))
     return Identity(
         teacher=(config.name or config.teacher.rstrip("/").rsplit("/", 1)[-1]) if config.teacher else "",
-        weights_hash=huggingface.weights_hash(config.teacher) if config.teacher else "",
+        weights_hash=model_hash(config.teacher) if config.teacher else "",
         vocabulary_hash=tokenizer.vocabulary_hash,
         tokenizer_hash=tokenizer.tokenizer_hash,
         vocabulary_size=len(tokenizer.tokens),

@@ -1,0 +1,129 @@
+"""Held-out sentences with one word masked, filled in by a teacher and its students side by side."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from mergedistill_jax.corpus.masking import text_id
+from mergedistill_jax.evaluation.content import Fill
+from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.models.heads import MaskedLanguageModel
+from mergedistill_jax.schema import Record
+from mergedistill_jax.teachers.inference import Teacher, top_log_probs
+from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer
+
+SHORTEST, LONGEST = 6, 24
+CANDIDATES = 3
+SENTENCE_ENDS = frozenset(".?!。؟")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Reader:
+    """A model that fills gaps: its parameters, the map from the teacher's ids to its own, and its tokens."""
+
+    config: EncoderConfig
+    params: Any
+    id_map: Int[np.ndarray, " v"]
+    tokens: tuple[str, ...]
+    num_tokens: int
+
+
+def teacher_reader(teacher: Teacher, tokenizer: TeacherTokenizer) -> Reader:
+    """The teacher itself as a reader."""
+    return Reader(
+        config=teacher.config,
+        params=teacher.params,
+        id_map=np.arange(teacher.num_tokens),
+        tokens=tokenizer.tokens,
+        num_tokens=teacher.num_tokens,
+    )
+
+
+def sentences(records: Iterable[Record], tokenizer: TeacherTokenizer) -> Iterator[list[int]]:
+    """Whole sentences of moderate length, unmasked again, in the teacher's ids."""
+    ends = {index for index, token in enumerate(tokenizer.tokens) if token in SENTENCE_ENDS}
+    special = set(tokenizer.special_ids)
+    for record in records:
+        ids = record.input_ids.copy()
+        ids[record.masked_positions] = record.gold_ids
+        sentence: list[int] | None = None  # the first one of a record may lack its beginning
+        for index in ids.tolist():
+            if index in special:
+                sentence = None
+                continue
+            if sentence is not None:
+                sentence.append(index)
+            if index in ends:
+                if sentence and SHORTEST <= len(sentence) <= LONGEST:
+                    yield sentence
+                sentence = []
+
+
+def gap_of(sentence: list[int], tokenizer: TeacherTokenizer) -> int | None:
+    """A position to hide: a word that is one piece, chosen by the sentence's content; None if there is none."""
+    tokens = [tokenizer.tokens[index] for index in sentence] + ["."]
+    words = [
+        position
+        for position in range(1, len(sentence))
+        if tokens[position][0].isalpha() and not tokens[position + 1].startswith("##")
+    ]
+    if not words:
+        return None
+    chosen = int.from_bytes(text_id(" ".join(tokens)), "little")
+    return words[chosen % len(words)]
+
+
+def fill_examples(
+    language: str,
+    records: Iterable[Record],
+    tokenizer: TeacherTokenizer,
+    readers: Mapping[str, Reader],
+    count: int,
+) -> list[Fill]:
+    """The first `count` sentences that have a gap, filled by "teacher", "student" and, if given, "student_gold"."""
+    fills = []
+    for sentence in sentences(records, tokenizer):
+        if len(fills) == count:
+            break
+        position = gap_of(sentence, tokenizer)
+        if position is None:
+            continue
+        ids = np.array([tokenizer.cls_id, *sentence, tokenizer.sep_id], np.int32)
+        ids[position + 1] = tokenizer.mask_id
+        shown = [tokenizer.tokens[index] for index in ids[1:-1]]
+        fills.append(
+            Fill(
+                language=language,
+                text=_joined(shown),
+                gold=tokenizer.tokens[sentence[position]],
+                **{name: _best(reader, ids, position + 1) for name, reader in readers.items()},
+            )
+        )
+    return fills
+
+
+def _joined(tokens: list[str]) -> str:
+    """Pieces as text: `##` pieces joined, no space before a closing mark or after an opening one."""
+    text = " ".join(tokens).replace(" ##", "")
+    for mark in ".,;:?!)»%،؟":
+        text = text.replace(f" {mark}", mark)
+    for mark in "(«¿¡":
+        text = text.replace(f"{mark} ", mark)
+    return text
+
+
+def _best(reader: Reader, ids: np.ndarray, position: int) -> list[str]:
+    """The most probable tokens at a position; the sentence is padded so that few shapes are compiled."""
+    length = min(LONGEST + 2, reader.config.max_length)
+    padded = np.zeros((1, length), np.int32)
+    padded[0, : len(ids)] = reader.id_map[ids]
+    mask = jnp.arange(length)[None, :] < len(ids)
+    logits = MaskedLanguageModel(reader.config).apply(
+        {"params": reader.params}, padded, mask, np.array([[position]], np.int32)
+    )
+    best, _ = top_log_probs(jnp.asarray(logits)[0, 0], reader.num_tokens, CANDIDATES)
+    return [reader.tokens[index] for index in np.asarray(best).tolist()]

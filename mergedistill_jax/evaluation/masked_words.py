@@ -1,0 +1,146 @@
+"""Scores of a model on masked words: accuracy, loss, agreement with the teacher; and the most-frequent-token baseline."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from mergedistill_jax.data.batches import RecordMixture, evaluation_batches
+from mergedistill_jax.evaluation.metrics import masked_accuracy, most_frequent_baseline, pseudo_perplexity
+from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.models.heads import MaskedLanguageModel
+from mergedistill_jax.schema import Manifest, Record, read_records
+from mergedistill_jax.teachers.inference import NO_TOKEN_LOGIT, Teacher, pad_batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedWordScores:
+    """Sums over masked positions of one language."""
+
+    count: int
+    correct: int
+    nll_nats: float
+    agreed: int | None = None
+
+    def metrics(self) -> dict[str, float]:
+        """What could be measured, by name."""
+        found = {
+            "masked_accuracy": masked_accuracy(self.correct, self.count),
+            "pseudo_perplexity": pseudo_perplexity(self.nll_nats, self.count),
+            "teacher_agreement": None if self.agreed is None else masked_accuracy(self.agreed, self.count),
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@functools.partial(jax.jit, static_argnames=("config", "num_tokens"))
+def _hits_and_loss(
+    params: Any,
+    token_ids: Array,
+    lengths: Array,
+    positions: Array,
+    gold_ids: Array,
+    *,
+    config: EncoderConfig,
+    num_tokens: int,
+) -> tuple[Array, Array]:
+    """Best token [b, m] and loss of the gold token [b, m] in nats."""
+    attention_mask = jnp.arange(token_ids.shape[1]) < lengths[:, None]
+    logits = MaskedLanguageModel(config).apply({"params": params}, token_ids, attention_mask, positions)
+    logits = jnp.where(jnp.arange(logits.shape[-1]) < num_tokens, logits, NO_TOKEN_LOGIT)
+    gold = jnp.take_along_axis(logits, gold_ids[..., None], axis=-1)[..., 0]
+    return jnp.argmax(logits, axis=-1), jax.nn.logsumexp(logits, axis=-1) - gold
+
+
+def all_records(manifest: Manifest) -> Iterable[Record]:
+    """Every record of a folder, in order."""
+    identity = manifest.identity
+    for entry in manifest.shards:
+        yield from read_records(manifest.folder, entry.shard, k=identity.k, width=identity.id_bytes)
+
+
+def score_teacher(teacher: Teacher, manifest: Manifest, batch_size: int) -> MaskedWordScores:
+    """Scores a teacher on a folder of records in its own ids."""
+    records = list(all_records(manifest))
+    identity = manifest.identity
+    count = correct = 0
+    loss = 0.0
+    for start in range(0, len(records), batch_size):
+        batch = records[start : start + batch_size]
+        arrays = pad_batch(batch, batch_size, identity.max_length, identity.max_predictions, teacher.pad_id)
+        gold, weights = _gold(batch, batch_size, identity.max_predictions)
+        best, losses = _hits_and_loss(
+            teacher.params, *arrays, gold, config=teacher.config, num_tokens=teacher.num_tokens
+        )
+        count += int(weights.sum())
+        correct += int(((np.asarray(best) == gold) & weights).sum())
+        loss += float(np.asarray(losses, np.float64)[weights].sum())
+    return MaskedWordScores(count=count, correct=correct, nll_nats=loss)
+
+
+def _gold(records: Sequence[Record], batch_size: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    gold = np.zeros((batch_size, rows), np.int32)
+    weights = np.zeros((batch_size, rows), bool)
+    for row, record in enumerate(records):
+        gold[row, : len(record.gold_ids)] = record.gold_ids
+        weights[row, : len(record.gold_ids)] = True
+    return gold, weights
+
+
+def score_student(
+    config: EncoderConfig, params: Any, mixture: RecordMixture, batch_size: int
+) -> dict[str, MaskedWordScores]:
+    """Scores a student on the same masked words, read through its id maps, by language."""
+    totals: dict[str, np.ndarray] = {language: np.zeros(4) for language in mixture.languages}
+    languages = np.array(mixture.languages)
+    for batch in evaluation_batches(mixture, batch_size):
+        best, losses = _hits_and_loss(
+            params,
+            batch["token_ids"],
+            batch["lengths"],
+            batch["masked_positions"],
+            batch["gold_ids"],
+            config=config,
+            num_tokens=config.vocab_size,
+        )
+        weights = batch["loss_weights"] > 0
+        best = np.asarray(best)
+        values = (
+            weights,
+            (best == batch["gold_ids"]) & weights,
+            np.where(weights, np.asarray(losses, np.float64), 0.0),
+            (best == batch["teacher_ids"][..., 0]) & weights if mixture.k else np.zeros_like(weights),
+        )
+        rows = np.stack([value.sum(axis=1) for value in values], axis=1)
+        for language in totals:
+            totals[language] += rows[languages[batch["source"]] == language].sum(axis=0)
+    return {
+        language: MaskedWordScores(
+            count=int(count), correct=int(correct), nll_nats=loss, agreed=int(agreed) if mixture.k else None
+        )
+        for language, (count, correct, loss, agreed) in totals.items()
+    }
+
+
+def score_baseline(train: Manifest, heldout: Manifest) -> dict[str, float]:
+    """Accuracy of always answering the token that is masked most often in training records."""
+    size = heldout.identity.vocabulary_size
+    counts = np.zeros(size, np.int64)
+    for record in all_records(train):
+        counts += np.bincount(record.gold_ids, minlength=size)
+    gold = np.concatenate([record.gold_ids for record in all_records(heldout)])
+    accuracy = most_frequent_baseline(counts, gold)
+    return {} if accuracy is None else {"masked_accuracy": accuracy}
+
+
+def merge_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """{model: {language: metrics}} to {language: {model: metrics}}."""
+    merged: dict[str, dict[str, dict[str, float]]] = {}
+    for model, by_language in scores.items():
+        for language, metrics in by_language.items():
+            merged.setdefault(language, {})[model] = dict(metrics)
+    return merged

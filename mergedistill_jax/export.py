@@ -1,0 +1,139 @@
+"""Stage 5: a run's newest checkpoint to a folder that transformers loads: weights, tokenizer, model card."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from mergedistill_jax import schema
+from mergedistill_jax.evaluation.metrics import relative_deviation
+from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.models.huggingface import save_masked_lm
+from mergedistill_jax.models.model_card import Evaluation, Teacher, model_card
+from mergedistill_jax.models.tokenizer_files import SpecialTokens
+from mergedistill_jax.training.checkpoints import Checkpoints, Run, read_run
+from mergedistill_jax.vocabulary.folder import Vocabulary, read_vocabulary
+from mergedistill_jax.vocabulary.tokenizer import TOKENIZER_FILE
+
+EXPORT_FILE = "export.json"
+SCORES_SHOWN = {"masked_accuracy": "masked words", "tagging_f1": "part of speech", "ner_f1": "named entities"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """What to export.
+
+    Attributes:
+        run: folder written by train.
+        output: folder to write; an older export there is replaced.
+        vocabulary: its vocabulary folder; by default where the run found it.
+        languages: for the model card.
+        name: for the model card; the output folder's name by default.
+        report: folder with a report.json of evaluate, whose scores go into the card, or None.
+    """
+
+    run: str
+    output: str
+    vocabulary: str | None = None
+    languages: Sequence[str] = ()
+    name: str | None = None
+    report: str | None = None
+
+
+def export(config: ExportConfig) -> None:
+    """Writes the folder; does nothing where it already holds an export of the same checkpoint and card."""
+    run = read_run(config.run)
+    vocabulary = read_vocabulary(config.vocabulary or run.vocabulary_folder)
+    if vocabulary.hash != run.vocabulary_hash:
+        raise ValueError(
+            f"{vocabulary.folder}: field hash: found {vocabulary.hash}, expected {run.vocabulary_hash} of {config.run}"
+        )
+    encoder = EncoderConfig(**run.model)
+    checkpoints = Checkpoints(config.run)
+    step, params = checkpoints.latest_step, checkpoints.restore_params()
+    checkpoints.close()
+    print(f"export: step {step:,} of {config.run} -> {config.output}")
+    card = _card(config, run, vocabulary, encoder, step or 0)
+    content = {"params": _params_hash(params), "card": hashlib.blake2b(card.encode(), digest_size=16).hexdigest()}
+    record = epath.Path(config.output) / EXPORT_FILE
+    if record.exists() and json.loads(record.read_text()) == content:
+        print(f"export: {config.output} is up to date")
+        return
+    save_masked_lm(
+        config.output,
+        encoder,
+        params,
+        tokenizer_file=vocabulary.folder / TOKENIZER_FILE,
+        special_tokens=SpecialTokens(),
+        card=card,
+        overwrite=record.exists() or not _has_content(config.output),
+    )
+    schema.write_atomically(record, (json.dumps(content) + "\n").encode())
+    print(f'export: wrote {config.output}; AutoModelForMaskedLM.from_pretrained("{config.output}") loads it')
+    print("next: mergedistill predict with it as a teacher, or mergedistill finetune")
+
+
+def _has_content(folder: str) -> bool:
+    path = epath.Path(folder)
+    return path.exists() and any(entry.name != "export.gin" for entry in path.iterdir())
+
+
+def _params_hash(params: Any) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _card(config: ExportConfig, run: Run, vocabulary: Vocabulary, encoder: EncoderConfig, step: int) -> str:
+    teachers = [
+        Teacher(name=name, languages=[name] if name in config.languages else [], vocab_size=member.size)
+        for name, member in vocabulary.members.items()
+    ]
+    settings = run.settings
+    batch = settings["batch_size"]
+    training: dict[str, str | float] = {
+        "Labels": "gold labels alone" if not settings["k"] else f"gold labels and the teachers' top {settings['k']}",
+        "Steps": step,
+        "Sequences a step": batch,
+        "Tokens of a sequence, at most": encoder.max_length,
+        "Vocabulary": vocabulary.size,
+    }
+    return model_card(
+        name=config.name or config.output.rstrip("/").rsplit("/", 1)[-1],
+        languages=list(config.languages),
+        teachers=teachers,
+        training=training,
+        evaluations=_evaluations(config.report),
+        max_length=encoder.max_length,
+    )
+
+
+def _evaluations(report: str | None) -> list[Evaluation]:
+    """Rows of a report.json: teacher against student per language, in percent."""
+    if report is None:
+        return []
+    content = json.loads((epath.Path(report) / "report.json").read_text())
+    rows = []
+    for metric, task in SCORES_SHOWN.items():
+        for language, models in content["languages"].items():
+            student, teacher = (models.get(name, {}).get(metric) for name in ("student", "teacher"))
+            if student is None:
+                continue
+            deviation = None if teacher is None else relative_deviation({language: teacher}, {language: student})
+            rows.append(
+                Evaluation(
+                    task=task,
+                    language=language,
+                    metric=metric,
+                    student=100 * student,
+                    teacher=None if teacher is None else 100 * teacher,
+                    rdt=deviation,
+                )
+            )
+    return rows

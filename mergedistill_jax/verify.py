@@ -1,0 +1,180 @@
+"""Check a folder of records: structure and checksums of everything, and a replay of the teacher on a sample."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+
+from mergedistill_jax import schema
+from mergedistill_jax.schema import Identity, Manifest, Record, RecordError, ShardEntry
+from mergedistill_jax.teachers.inference import Teacher, predict_records
+from mergedistill_jax.teachers.loading import load_teacher, model_hash
+from mergedistill_jax.training.progress import Progress
+
+REPORT_NAME = "verify.json"
+LOG_PROB_SLACK = 2e-3
+"""A sum of k half-precision probabilities may exceed one by this much."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """What to verify.
+
+    Attributes:
+        folder: of records.
+        teacher: Hugging Face folder to replay; without it the predictions are checked for structure alone.
+        sample: records replayed per shard, evenly spread.
+        tolerance: largest difference of a log-probability, in nats, beside what half precision loses.
+    """
+
+    folder: str
+    teacher: str | None = None
+    sample: int = 16
+    batch_size: int = 16
+    tolerance: float = 2e-2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Replay:
+    """What a replay found.
+
+    Attributes:
+        positions: masked positions compared.
+        agreement: share of them whose best token is the stored one.
+        largest_difference: of a stored log-probability from the replayed one of the same token, in nats.
+        missing_mass: counts over ten equal bins of the probability outside the top-k, from 0 to 1.
+    """
+
+    positions: int
+    agreement: float
+    largest_difference: float
+    missing_mass: list[int]
+
+
+def verify(config: VerifyConfig) -> dict[str, object]:
+    """Checks the folder and writes verify.json into it.
+
+    Raises:
+        RecordError: anything is wrong; the message names the file, the field, found and expected.
+    """
+    manifest = schema.read_manifest(config.folder).require_complete()
+    identity = manifest.identity
+    print(
+        f"verify: {manifest.folder}: {identity.language}, {identity.num_shards} shards, {manifest.records:,} records,"
+        f" k={identity.k}; replay of {config.teacher or 'nothing: no teacher given'}"
+    )
+    teacher = _teacher(config, manifest) if config.teacher else None
+    found: dict[str, object] = {"records": manifest.records, "shards": identity.num_shards, "hash": manifest.hash}
+    sample = _check_all(manifest, config.sample if teacher else 0)
+    if teacher:
+        replay = _replay(teacher, sample, identity, config)
+        found["replay"] = dataclasses.asdict(replay)
+        print(
+            f"verify: replayed {replay.positions:,} positions: {replay.agreement:.2%} same best token,"
+            f" largest difference {replay.largest_difference:.2g} nats"
+        )
+        print("verify: mass outside the stored candidates, 0 to 1 in tenths: " + " ".join(map(str, replay.missing_mass)))
+    schema.write_atomically(epath.Path(config.folder) / REPORT_NAME, (json.dumps(found, indent=1) + "\n").encode())
+    print(f"verify: {manifest.records:,} records are sound; wrote {config.folder}/{REPORT_NAME}\nnext: mergedistill train")
+    return found
+
+
+def _teacher(config: VerifyConfig, manifest: Manifest) -> Teacher:
+    assert config.teacher is not None  # noqa: S101 - the caller asked for a replay
+    identity = manifest.identity
+    path = manifest.folder / schema.MANIFEST_NAME
+    if not identity.k:
+        raise RecordError(f"{path}: field k: found 0, expected predictions to replay {config.teacher} against")
+    schema.require_equal(path, dataclasses.asdict(identity), {"weights_hash": model_hash(config.teacher)})
+    return load_teacher(config.teacher, max_length=identity.max_length, k=identity.k)
+
+
+def _check_all(manifest: Manifest, sample: int) -> list[Record]:
+    """Checks every shard and record; returns about `sample` records of each shard."""
+    progress = Progress(len(manifest.shards), "shard", "verify")
+    sampled: list[Record] = []
+    for entry in manifest.shards:
+        schema.check_shard(manifest.folder, entry)
+        records = _checked_records(manifest, entry)
+        if sample and records:
+            chosen = np.unique(np.linspace(0, len(records) - 1, min(sample, len(records))).astype(int))
+            sampled.extend(records[index] for index in chosen)
+        progress.update()
+    progress.close()
+    return sampled
+
+
+def _checked_records(manifest: Manifest, entry: ShardEntry) -> list[Record]:
+    identity = manifest.identity
+    path = manifest.folder / schema.shard_name(entry.shard)
+    records = []
+    for number, record in enumerate(
+        schema.read_records(manifest.folder, entry.shard, k=identity.k, width=identity.id_bytes)
+    ):
+        if problem := record_problem(record, identity):
+            raise RecordError(f"{path}: record {number}: {problem}")
+        records.append(record)
+    counts = {
+        "records": len(records),
+        "masked_positions": sum(len(record.masked_positions) for record in records),
+        "tokens": sum(len(record.input_ids) for record in records),
+    }
+    schema.require_equal(manifest.folder / schema.entry_name(entry.shard), dataclasses.asdict(entry), counts)
+    return records
+
+
+def record_problem(record: Record, identity: Identity) -> str | None:
+    """The first thing wrong with a record, "field ...: found ..., expected ...", or None."""
+    size = identity.vocabulary_size
+    if len(record.input_ids) > identity.max_length:
+        return f"field input: found {len(record.input_ids)} ids, expected at most {identity.max_length}"
+    for field, ids in (("input", record.input_ids), ("gold", record.gold_ids), ("top", record.top_ids)):
+        if ids.size and int(ids.max()) >= size:
+            return f"field {field}: found id {int(ids.max())}, expected below {size}"
+    if not len(record.masked_positions):
+        return "field masked positions: found none, expected at least one"
+    if not identity.k:
+        return None
+    ordered = np.sort(record.top_ids, axis=1)
+    if (ordered[:, 1:] == ordered[:, :-1]).any():
+        return "field top: found a candidate twice, expected distinct ids"
+    log_probs = record.top_log_probs
+    if not np.isfinite(log_probs).all() or (np.diff(log_probs, axis=1) > 0).any():
+        return "field log_probs: found values that are not finite or not descending, expected best first"
+    mass = float(np.exp(log_probs).sum(axis=1).max())
+    if mass > 1 + LOG_PROB_SLACK:
+        return f"field log_probs: found a mass of {mass:.4f}, expected at most 1"
+    return None
+
+
+def _replay(teacher: Teacher, records: Sequence[Record], identity: Identity, config: VerifyConfig) -> Replay:
+    """Runs the teacher again on the sampled inputs and compares; refuses a difference beyond the tolerance."""
+    replayed = predict_records(
+        teacher,
+        records,
+        k=identity.k,
+        batch_size=config.batch_size,
+        length=identity.max_length,
+        max_predictions=identity.max_predictions,
+    )
+    largest, same, positions = 0.0, 0, 0
+    mass = []
+    for stored, again in zip(records, replayed, strict=True):
+        # Candidates of nearly equal probability may swap places: values are compared rank by rank.
+        allowed = config.tolerance + np.abs(stored.top_log_probs) * 2.0**-10
+        difference = np.abs(stored.top_log_probs - again.top_log_probs)
+        if (difference > allowed).any():
+            raise RecordError(
+                f"{config.folder}: text {stored.text_id.hex()}: field log_probs: found a difference of"
+                f" {float(difference.max()):.3g} nats from {config.teacher}, expected at most {config.tolerance}"
+            )
+        largest = max(largest, float(difference.max()))
+        same += int((stored.top_ids[:, 0] == again.top_ids[:, 0]).sum())
+        positions += len(stored.top_ids)
+        mass.append(1.0 - np.exp(stored.top_log_probs.astype(np.float64)).sum(axis=1))
+    counts, _ = np.histogram(np.clip(np.concatenate(mass), 0.0, 1.0), bins=10, range=(0.0, 1.0))
+    return Replay(
+        positions=positions, agreement=same / positions, largest_difference=largest, missing_mass=counts.tolist()
+    )
