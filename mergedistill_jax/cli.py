@@ -4,14 +4,19 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before the first import of TensorFlow, which only reads files here
 
+import functools
+import hashlib
 import importlib
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import gin
 from etils import epath
+
+from mergedistill_jax.stage_log import StageTime, read_stage_time, write_stage_time
 
 STAGES = {
     "vocab": ("vocab", "VocabConfig", "unite vocabularies, or learn one"),
@@ -21,10 +26,8 @@ STAGES = {
     "evaluate": ("evaluate", "EvaluateConfig", "score students and teachers on the same masked words"),
     "finetune": ("finetune", "FinetuneConfig", "fine-tune and score a model on tagging"),
     "export": ("export", "ExportConfig", "write a Hugging Face folder"),
-    "demo": ("demo", "DemoConfig", "the whole pipeline, several stages in one process"),
+    "pipeline": ("pipeline", "PipelineConfig", "all stages in order, from text to report"),
 }
-OUTPUT_FIELD = "output"
-CONFIG_NAME = "config.gin"
 
 
 class UsageError(ValueError):
@@ -88,14 +91,61 @@ def parse(arguments: Sequence[str]) -> tuple[str, list[str], list[str], list[str
 
 
 def run_stage(
-    stage: str, gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()
+    stage: str,
+    gin_files: Sequence[str],
+    bindings: Sequence[str],
+    search_paths: Sequence[str] = (),
+    *,
+    reuse: bool = False,
 ) -> Any:
-    """Configures a stage from gin alone, runs it, and keeps the operative configuration beside its output."""
+    """Configures a stage from gin alone, runs it, and keeps configuration, command and time beside its output.
+
+    Args:
+        stage: one of STAGES.
+        gin_files: parsed in order.
+        bindings: `NAME = value`, parsed after the files.
+        search_paths: where gin files are looked for, before the working directory and the repository's root.
+        reuse: skip a stage that was finished with the same configuration; returns None then.
+    """
+    command = command_line(stage, gin_files, bindings)
+    print(f"$ {command}", flush=True)
     config = configure(stage, gin_files, bindings, search_paths)
     module, _, _ = STAGES[stage]
     verb: Callable[..., Any] = getattr(importlib.import_module(f"mergedistill_jax.{module}"), module)
-    _keep_configuration(config, stage, gin_files, bindings)
-    return verb(config, run_stage) if stage == "demo" else verb(config)
+    output = getattr(config, "output", None)
+    configuration = hashlib.blake2b(gin.config_str().encode(), digest_size=16).hexdigest()
+    before = read_stage_time(output, stage) if isinstance(output, str) else None
+    same = before is not None and before.configuration == configuration
+    if reuse and same:
+        print(f"{stage}: done before, {output}")
+        return None
+    operative = gin.config_str()
+    began = time.monotonic()
+    if stage == "pipeline":
+        result = verb(config, functools.partial(_run_step, gin_files, bindings, search_paths))
+    else:
+        result = verb(config)
+    if isinstance(output, str):
+        seconds = time.monotonic() - began + (before.seconds if before and same and stage == "train" else 0.0)
+        folder = epath.Path(output)
+        (folder / f"{stage}.gin").write_text(f"# {command}\n\n{operative}")
+        done = StageTime(stage=stage, command=command, configuration=configuration, seconds=seconds, order=time.time())
+        write_stage_time(folder, done)
+    return result
+
+
+def _run_step(
+    gin_files: Sequence[str],
+    bindings: Sequence[str],
+    search_paths: Sequence[str],
+    stage: str,
+    gin_file: str,
+    step_bindings: Sequence[str],
+    *,
+    reuse: bool,
+) -> Any:
+    """Runs a step of a pipeline with the pipeline's own files and bindings, and the step's after them."""
+    return run_stage(stage, [*gin_files, gin_file], [*bindings, *step_bindings], search_paths, reuse=reuse)
 
 
 def configure(
@@ -126,17 +176,6 @@ def _registered(config_class: type) -> Callable[[], Any]:
     return gin.get_configurable(selector)
 
 
-def _keep_configuration(config: Any, stage: str, gin_files: Sequence[str], bindings: Sequence[str]) -> None:
-    """Writes the operative gin configuration and the command into the stage's output folder."""
-    output = getattr(config, OUTPUT_FIELD, None)
-    if not isinstance(output, str):
-        return
-    folder = epath.Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    command = command_line(stage, gin_files, bindings)
-    (folder / f"{stage}.gin").write_text(f"# {command}\n\n{gin.operative_config_str()}")
-
-
 def command_line(stage: str, gin_files: Sequence[str], bindings: Sequence[str]) -> str:
     """The command a person would type for a stage."""
     flags = [f"--gin_file={file}" for file in gin_files]
@@ -145,4 +184,5 @@ def command_line(stage: str, gin_files: Sequence[str], bindings: Sequence[str]) 
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """The message on one line, without the whole configuration that gin appends to some of its own."""
+    return " ".join(str(error).split(" in config string:")[0].split())

@@ -100,6 +100,9 @@ class FinetuneConfig:
                 "FinetuneConfig.save_model: found True beside another tokenizer, expected False: the saved folder holds"
                 " the model's own tokenizer, which the classifier would not have been trained with"
             )
+        for field in DATA_FIELDS:
+            if isinstance(getattr(self, field), str):
+                raise ValueError(f"FinetuneConfig.{field}: found one string, expected a list of files")  # noqa: TRY004 - a setting
         if not self.test_files:
             raise ValueError("FinetuneConfig.test_files: found none, expected at least one file")
         if self.save_model and not (epath.Path(self.model) / TOKENIZER_FILE).exists():

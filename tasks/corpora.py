@@ -13,7 +13,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from mergedistill_jax.corpus import sources
+from mergedistill_jax.corpus import grammars, sources
 from mergedistill_jax.corpus.sources import Split
 
 SPLITS: Mapping[str, Split] = {
@@ -83,7 +83,6 @@ def add_grammar(language: str, documents: Mapping[str, tuple[int, int]]) -> str:
         language: one of grammars.LANGUAGES.
         documents: for each split the half-open range of document numbers that makes it.
     """
-    from mergedistill_jax.corpus import grammars
     if language not in grammars.LANGUAGES:
         raise ValueError(f"language: found {language!r}, expected one of {grammars.LANGUAGES}")
     return add_corpus(
@@ -92,8 +91,6 @@ def add_grammar(language: str, documents: Mapping[str, tuple[int, int]]) -> str:
 
 
 def _grammar_documents(language: str, ranges: Mapping[str, tuple[int, int]], split: str) -> Iterator[str]:
-    from mergedistill_jax.corpus import grammars
     start, stop = ranges[split]
-    for number, document in enumerate(grammars.documents(language, seed=0, count=stop)):
-        if number >= start:
-            yield "\n".join(sentence.text for sentence in document)
+    for document in grammars.documents(language, seed=0, start=start, count=stop - start):
+        yield "\n".join(sentence.text for sentence in document)

@@ -1,6 +1,6 @@
 """SeqIO tasks of part-of-speech and entity tagging, `pos_udpos_de`, `ner_panx_de`, for T5X and anything on SeqIO.
 
-    tasks.tagging.register_pos("data/udpos_xtreme_13langs.tar.xz", tokenizer="teachers/de")
+    tasks.tagging.add_pos("data/udpos_xtreme_13langs.tar.xz", tokenizer="teachers/de")
 
 Importing this module registers nothing: a task needs a tokenizer, which only the caller knows. Files are read when a
 dataset is asked for.
@@ -73,14 +73,15 @@ class _Examples:
             }
 
 
-def register_pos(
+def add_pos(
     source: str, tokenizer: str, languages: Sequence[str] = POS_LANGUAGES, *, max_length: int = 128
 ) -> list[str]:
-    """Registers `pos_udpos_LANGUAGE` for each language, and returns the names.
+    """Registers `pos_udpos_LANGUAGE` for each language, and returns the names; a second call replaces the first.
 
     Args:
         source: folder, or tar archive, of XTREME's UDPOS files train-LANGUAGE.tsv and dev-LANGUAGE.tsv.
         tokenizer: folder of a Hugging Face tokenizer.
+        languages: codes as in the files' names.
         max_length: sub-words of a sentence, [CLS] and [SEP] included.
     """
     return [
@@ -89,10 +90,10 @@ def register_pos(
     ]
 
 
-def register_ner(
+def add_ner(
     source: str, tokenizer: str, languages: Sequence[str] = NER_LANGUAGES, *, max_length: int = 128
 ) -> list[str]:
-    """Registers `ner_panx_LANGUAGE` for each language, and returns the names; arguments as for `register_pos`."""
+    """Registers `ner_panx_LANGUAGE` for each language, and returns the names; arguments as for `add_pos`."""
     return [
         _register(f"ner_panx_{language}", "ner", _Examples(source, language, tokenizer, PANX_TAGS, max_length))
         for language in languages
@@ -121,17 +122,19 @@ def to_tags(
     gold = [tag.decode() for tag in example["tags"]]
     if is_target:
         return gold
-    ids = np.asarray(label_ids)[: len(example["word_starts"])]
+    ids = np.asarray(label_ids, np.int32)[: len(example["word_starts"])]
     starts = np.asarray(example["word_starts"])[: len(ids)]
     return predicted_tags(ids[None], starts[None], labels, [len(gold)], cut_word_tag)[0]
 
 
 def _register(name: str, task: str, examples: _Examples) -> str:
     num_tokens = len(load_tokenizer(examples.tokenizer).tokens)
+    if name in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.remove(name)
     feature = functools.partial(seqio.Feature, add_eos=False)
     seqio.TaskRegistry.add(
         name,
-        source=seqio.FunctionDataSource(examples, splits=tuple(FILES)),
+        source=seqio.FunctionDataSource(examples, splits=tuple(FILES)),  # pyright: ignore[reportArgumentType] - SeqIO's own source misses its protocol
         preprocessors=[],
         output_features={
             "inputs": feature(seqio.PassThroughVocabulary(num_tokens), dtype=tf.int32),

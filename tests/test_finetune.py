@@ -258,6 +258,7 @@ def test_biases_and_norm_scales_do_not_decay():
     [
         ({"task": "parsing"}, "FinetuneConfig.task: found 'parsing', expected one of"),
         ({"test_files": ()}, "FinetuneConfig.test_files: found none"),
+        ({"train_files": "a.tsv"}, "FinetuneConfig.train_files: found one string, expected a list"),
         ({"id_map": "a.npy"}, "FinetuneConfig.tokenizer: found None beside id_map"),
         ({"tokenizer": "folder"}, "FinetuneConfig.save_model: found True beside another tokenizer"),
         ({"epochs": 0}, "FinetuneConfig.epochs: found 0, expected at least 1"),

@@ -21,7 +21,7 @@ class RecordMixture:
 
     Attributes:
         sources: names of the tasks, sorted; a batch's `source` indexes them.
-        languages, teachers: of each source.
+        languages, teachers, folders: of each source.
         max_length, max_predictions: largest over the folders.
         k: predictions every folder has.
         hash: content hash over the folders.
@@ -31,6 +31,7 @@ class RecordMixture:
     sources: tuple[str, ...]
     languages: tuple[str, ...]
     teachers: tuple[str, ...]
+    folders: tuple[str, ...]
     vocabulary_folder: str
     vocabulary_hash: str
     vocabulary_size: int
@@ -74,6 +75,7 @@ def describe_mixture(name: str, k: int | None = None) -> RecordMixture:
         sources=tuple(task.name for task in tasks),
         languages=tuple(identity.language for identity in identities),
         teachers=tuple(identity.teacher for identity in identities),
+        folders=tuple(str(source.manifest.folder) for source in sources),
         vocabulary_folder=str(vocabulary.folder),
         vocabulary_hash=vocabulary.hash,
         vocabulary_size=vocabulary.size,

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -64,7 +65,7 @@ class EncoderConfig:
 def sinusoidal_init(stddev: float) -> Callable[..., jax.Array]:
     """Initializer [length, d] of sines and cosines (Vaswani et al. 2017, section 3.5), of root mean square `stddev`."""
 
-    def init(key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         del key
         length, width = shape
         rates = 1.0 / 10_000 ** (np.arange(width // 2) / (width / 2))
@@ -100,7 +101,7 @@ def dense(
     config: EncoderConfig,
     name: str,
     *,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     contract: int = 1,
 ) -> nn.DenseGeneral:
     """A linear map over the last `contract` axes; `axes` names the kernel's logical axes, inputs first."""
@@ -118,7 +119,7 @@ class SelfAttention(nn.Module):
     """Bidirectional multi-head self-attention; scores and their softmax in float32."""
 
     config: EncoderConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -145,7 +146,7 @@ class EncoderLayer(nn.Module):
     """Attention and feed-forward, each followed by dropout, a residual and layer normalisation."""
 
     config: EncoderConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -165,7 +166,7 @@ class Embeddings(nn.Module):
     """Sum of token, position and segment embeddings, normalised. Segments are all 0: packed text has one segment."""
 
     config: EncoderConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     def setup(self) -> None:
         config = self.config
@@ -191,7 +192,7 @@ class Encoder(nn.Module):
     """Token ids to contextual vectors."""
 
     config: EncoderConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         self.embeddings = Embeddings(self.config, self.dtype)

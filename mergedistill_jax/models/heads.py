@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from mergedistill_jax.models.encoder import ACTIVATIONS, Encoder, EncoderConfig, LayerNorm, dense
@@ -15,7 +16,7 @@ class MaskedLanguageModel(nn.Module):
     """
 
     config: EncoderConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         config = self.config
@@ -59,7 +60,7 @@ class TokenClassifier(nn.Module):
 
     config: EncoderConfig
     num_labels: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         self.encoder = Encoder(self.config, self.dtype)

@@ -126,3 +126,50 @@ def test_padded_batch_has_one_of_a_few_shapes_and_no_weight_on_its_filling(token
         assert batch["weights"].sum() == arrays.weights[rows].sum()
         assert batch["attention_mask"].any(axis=1).all()
     assert arrays.weights[0].sum() == 3  # the arrays themselves are untouched
+
+
+@pytest.fixture
+def task(tokenizer, tmp_path):
+    seqio = pytest.importorskip("seqio")
+    tagging = pytest.importorskip("tasks.tagging", exc_type=ImportError)
+    tokenizer.tokenizer.save(str(tmp_path / "tokenizer.json"))
+    text = "".join(f"{word}\t{tag}\n" for word, tag in zip(WORDS, TAGS, strict=True))
+    (tmp_path / "train-de.tsv").write_text(text * 2)
+    (tmp_path / "dev-de.tsv").write_text(text)
+    # Without training file: eight sentences that differ.
+    (tmp_path / "dev-es.tsv").write_text("\n".join(count * "die\tDET\n" for count in range(1, 9)))
+    names = tagging.add_pos(str(tmp_path), str(tmp_path), ["de", "es"], max_length=10)
+    assert names == tagging.add_pos(str(tmp_path), str(tmp_path), ["de", "es"], max_length=10)
+    return seqio.TaskRegistry.get
+
+
+def examples_of(task, split, length=10):
+    lengths = dict.fromkeys(("inputs", "targets", "weights"), length)
+    return list(task.get_dataset(lengths, split=split, shuffle=False).as_numpy_iterator())
+
+
+def test_seqio_task_gives_the_arrays_without_padding(task, tokenizer):
+    (example,) = examples_of(task("pos_udpos_de"), "validation")
+    arrays, _ = encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10)
+    assert example["inputs"].tolist() == arrays.token_ids[0, :8].tolist()
+    assert example["weights"].tolist() == arrays.weights[0, :8].tolist()
+    assert example["targets"].tolist() == [0, 5, 7, 0, 0, 15, 12, 0]  # DET, NOUN, VERB, PUNCT of the 17 UPOS
+    (train,) = examples_of(task("pos_udpos_de"), "train")
+    assert len(train["tags"]) == 8
+
+
+@pytest.mark.parametrize(("length", "accuracy"), [(10, 1.0), (4, 0.5)])
+def test_seqio_metrics_count_words_that_the_evaluation_cut(task, length, accuracy):
+    """At length 4 the first pieces of "die" and "sonnenblume" are left: two of four words."""
+    task = task("pos_udpos_de")
+    examples = examples_of(task, "validation", length)
+    predictions = np.array([example["targets"] for example in examples])
+    (metric,) = task.metric_objs
+    metric = metric.from_model_output(examples, predictions, task.output_features)
+    scores, _ = metric.actual_compute(examples, task.output_features)
+    assert scores["accuracy"] == accuracy
+
+
+def test_seqio_task_divides_the_development_set_where_training_is_missing(task):
+    words = [[len(e["tags"]) for e in examples_of(task("pos_udpos_es"), split)] for split in ("train", "validation")]
+    assert sorted(words[0] + words[1]) == list(range(1, 9))

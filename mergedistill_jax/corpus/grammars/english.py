@@ -1,6 +1,7 @@
 """English: number, a/an, tense told by the adverbial, pronouns by the person last named, nouns that are verbs too."""
 
 import dataclasses
+import itertools
 import random
 
 from mergedistill_jax.corpus.grammars.english_lexicon import (
@@ -41,9 +42,9 @@ class Noun:
 def finish(text: str) -> str:
     """Writes `an` for `a` before a vowel sound."""
     tokens = text.split()
-    for position, (token, following) in enumerate(zip(tokens, tokens[1:], strict=False)):
+    for position, (word, following) in enumerate(itertools.pairwise(tokens)):
         # Words that begin with the sound of "you" take "a": a university, a uniform.
-        if token == "a/DET" and following[0] in "aeiou" and not following.startswith("uni"):
+        if word == "a/DET" and following[0] in "aeiou" and not following.startswith("uni"):
             tokens[position] = "an/DET"
     return " ".join(tokens)
 
@@ -54,7 +55,7 @@ def document(rng: random.Random) -> tuple[TaggedSentence, ...]:
     return tell(story, opening=(introduce_hero, introduce_friend), rules=RULES, finish=finish)
 
 
-# --- phrases -----------------------------------------------------------------------------------------------------------
+# --- phrases --------------------------------------------------------------------------------------------------------
 
 
 def name(story: Story, person: Person) -> str:
@@ -118,7 +119,7 @@ def many(lemma: str) -> str:
 
 def place(story: Story) -> str:
     """Where the document takes place, most of the time."""
-    preposition, where = (story.place if story.chance(0.75) else story.other_place).split()
+    preposition, where = (story.place if story.chance(0.65) else story.other_place).split()
     return f"{preposition}/ADP the/DET {where}/NOUN"
 
 
@@ -179,7 +180,7 @@ def timed(story: Story, clause: str, adverbial: str) -> str:
     return f"{clause} {adverbial} ./PUNCT"
 
 
-# --- sentences ---------------------------------------------------------------------------------------------------------
+# --- sentences ------------------------------------------------------------------------------------------------------
 
 
 def introduce_hero(story: Story) -> str:
@@ -195,8 +196,11 @@ def introduce_friend(story: Story) -> str:
     hero, friend = story.hero, story.friend
     relation = story.pick(("friend", "brother" if friend.gender == "m" else "sister", "neighbour"))
     owner = POSSESSIVE[hero.gender] if story.chance(0.7) else f"{hero.name}/PROPN 's/PART"
-    tail = ",/PUNCT and/CCONJ they/PRON often/ADV talk/VERB together/ADV" if story.chance(0.5) else "too/ADV"
-    tail = tail if tail != "too/ADV" or friend.job == hero.job else f"and/CCONJ likes/VERB {many(friend.likes)}/NOUN"
+    tail = f"and/CCONJ likes/VERB {many(friend.likes)}/NOUN"
+    if story.chance(0.3):
+        tail = f"in/ADP {story.pick(CITIES)}/PROPN"
+    elif story.chance(0.5):
+        tail = f",/PUNCT and/CCONJ they/PRON often/ADV {story.joint_activity()}/VERB together/ADV"
     return f"{owner} {relation}/NOUN {name(story, friend)} is/AUX a/DET {friend.job}/NOUN {tail} ./PUNCT"
 
 
@@ -222,7 +226,7 @@ def intransitive(story: Story) -> str:
 def together(story: Story) -> str:
     """Anna and Tom talk in the kitchen."""
     tense, adverbial = time(story)
-    verb = conjugated(story.pick(story.topic.activities), tense, plural=True)
+    verb = conjugated(story.joint_activity(), tense, plural=True)
     pair = f"{story.hero.name}/PROPN and/CCONJ {story.friend.name}/PROPN" if story.chance(0.6) else "they/PRON"
     story.last = None
     return timed(story, f"{pair} {verb} together/ADV {place(story)}", adverbial)

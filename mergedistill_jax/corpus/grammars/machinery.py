@@ -17,14 +17,21 @@ from typing import TypeVar
 
 _T = TypeVar("_T")
 
-UPOS = frozenset("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split())
 
-_NO_SPACE_BEFORE = frozenset(". , ? ! : ; » ”".split())
-_NO_SPACE_AFTER = frozenset("« “ ¿ ¡".split())
+def listed(text: str) -> tuple[str, ...]:
+    """The blank-separated words: how the lexicons write their lists."""
+    return tuple(text.split())
+
+
+UPOS = frozenset(listed("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X"))
+
+_NO_SPACE_BEFORE = frozenset(listed(". , ? ! : ; » ”"))
+_NO_SPACE_AFTER = frozenset(listed("« “ ¿ ¡"))
 _CLITICS = frozenset({"'s", "n't"})  # English endings that are words of their own, written onto the word before
 # Kinds of things that nobody hands to somebody.
-NOT_GIVEN = frozenset("task music vehicle boat game furniture stove".split())
-_SPEECH_OPENERS = frozenset("« “".split())
+NOT_GIVEN = frozenset(listed("task music vehicle boat game furniture stove"))
+_ALONE = frozenset(listed("sleep cough dormir toser спать"))
+_SPEECH_OPENERS = frozenset(listed("« “"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +55,7 @@ class TaggedSentence:
 
 
 def annotated(text: str) -> TaggedSentence:
-    """The sentence written as "word/TAG word/TAG ...", with a capital at its start and at the start of direct speech."""
+    """The sentence written as "word/TAG word/TAG ...", with a capital at its start and at that of direct speech."""
     words: list[str] = []
     tags: list[str] = []
     wants_capital = True
@@ -70,7 +77,7 @@ def tagged(words: str, tag: str) -> tuple[str, ...]:
 
 @functools.cache
 def _cumulative_zipf(size: int) -> tuple[float, ...]:
-    return tuple(itertools.accumulate(1.0 / (rank + 1.5) for rank in range(size)))
+    return tuple(itertools.accumulate(1.0 / (rank + 3.0) for rank in range(size)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,7 +120,7 @@ class Story:
         """Draws the plan of a document; `job_of(job, gender)` gives the form of a profession for a man or a woman."""
         self.rng = rng
         self.topic = self.pick(topics, peaked=False)
-        self.things = self.sample(self.topic.things, 4)
+        self.things = self.sample(self.topic.things, 6)
         self.place, self.other_place = self.sample(self.topic.places, 2)
         self.city = self.pick(cities)
         jobs = self.sample(self.topic.people, 2)
@@ -153,6 +160,10 @@ class Story:
         self.mentioned.add(lemma)
         return is_new
 
+    def joint_activity(self) -> str:
+        """An intransitive verb of the topic for what two people do together."""
+        return self.pick([verb for verb in self.topic.activities if verb not in _ALONE])
+
     def someone(self) -> Person:
         """A protagonist, more often the one just spoken of."""
         if self.last is not None and self.chance(0.6):
@@ -167,10 +178,10 @@ class Story:
 def topic(*, people: str, things: str, places: str, activities: str) -> Topic:
     """A topic written as blank-separated lemmas; the places are parted by commas, for they are phrases."""
     return Topic(
-        people=tuple(people.split()),
-        things=tuple(things.split()),
+        people=listed(people),
+        things=listed(things),
         places=tuple(place.strip() for place in places.split(",")),
-        activities=tuple(activities.split()),
+        activities=listed(activities),
     )
 
 

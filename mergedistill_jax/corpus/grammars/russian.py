@@ -1,6 +1,8 @@
 """Russian: three genders, six cases governed by verbs and prepositions, aspect, the past tense that shows gender."""
+# ruff: noqa: RUF001, RUF002 (Cyrillic letters that look like Latin ones are what this file is about)
 
 import dataclasses
+import itertools
 import random
 
 from mergedistill_jax.corpus.grammars.machinery import NOT_GIVEN, Person, Story, TaggedSentence, tell
@@ -34,6 +36,7 @@ def _lemmas(kind: str) -> tuple[str, ...]:
 
 
 WOMEN, MEN, CITIES = _lemmas("woman"), _lemmas("man"), _lemmas("city")
+MORNINGS = ("каждый/DET день/NOUN", "каждое/DET утро/NOUN", "по/ADP понедельникам/NOUN")
 EVENTS = tuple(entry.partition("=")[0] for entry in NOUNS["event"].split())
 
 
@@ -49,11 +52,11 @@ class Noun:
 def finish(text: str) -> str:
     """The fuller forms of prepositions before clusters and vowels: со сцены, об уроке."""
     tokens = text.split()
-    for position, (token, following) in enumerate(zip(tokens, tokens[1:], strict=False)):
+    for position, (word, following) in enumerate(itertools.pairwise(tokens)):
         start = following.lower()
-        if token == "с/ADP" and start[0] in "сзш" and start[1] not in "аеёиоуыэюя":
+        if word == "с/ADP" and start[0] in "сзш" and start[1] not in "аеёиоуыэюя":
             tokens[position] = "со/ADP"
-        if token == "о/ADP" and start[0] in "аиоуэ":
+        if word == "о/ADP" and start[0] in "аиоуэ":
             tokens[position] = "об/ADP"
     return " ".join(tokens)
 
@@ -71,7 +74,7 @@ def document(rng: random.Random) -> tuple[TaggedSentence, ...]:
     return tell(story, opening=(introduce_hero, introduce_friend), rules=RULES, finish=finish)
 
 
-# --- phrases -----------------------------------------------------------------------------------------------------------
+# --- phrases --------------------------------------------------------------------------------------------------------
 
 
 def name(story: Story, person: Person, case: str = "n") -> str:
@@ -131,7 +134,7 @@ def place(story: Story, verb: str = "") -> str:
     """Where the document takes place, most of the time: на кухне, в саду; where to, if the verb brings something."""
     if verb == "приносить":
         return motion(story)
-    lemma = story.place if story.chance(0.75) else story.other_place
+    lemma = story.place if story.chance(0.65) else story.other_place
     return f"{'на' if lemma in ON else 'в'}/ADP {LOCATIVES.get(lemma) or LEXICON[lemma].forms['l', False]}/NOUN"
 
 
@@ -189,7 +192,7 @@ def timed(story: Story, clause: str, adverbial: str) -> str:
 
 
 def quality(story: Story, word: Word, *, is_plural: bool, past: bool) -> str:
-    """The predicate "is ..." of a thing: nothing and the nominative now, a form of "to be" and the instrumental then."""
+    """The predicate of a thing: the nominative alone now, a form of "to be" and the instrumental in the past."""
     lemma = story.pick(ADJECTIVES[word.kind].split())
     degree = story.pick(("очень/ADV ", "", "слишком/ADV ")) if lemma in COMPARATIVES else ""
     if past:
@@ -203,7 +206,7 @@ def singular(person: Person) -> Noun:
     return Noun(text="", gender=person.gender)
 
 
-# --- sentences ---------------------------------------------------------------------------------------------------------
+# --- sentences ------------------------------------------------------------------------------------------------------
 
 
 def introduce_hero(story: Story) -> str:
@@ -212,7 +215,7 @@ def introduce_hero(story: Story) -> str:
     origin = f"из/ADP {city.forms['g', False]}/PROPN"
     often = f"{origin} и/CCONJ часто/ADV бывает/VERB {place(story)}"
     lives = f"и/CCONJ живёт/VERB в/ADP {city.forms['l', False]}/PROPN"
-    return f"{name(story, hero)} —/PUNCT {hero.job}/NOUN {story.pick((often, lives, origin))} ./PUNCT"
+    return f"{name(story, hero)} —/PUNCT {hero.job}/NOUN {story.pick((often, lives))} ./PUNCT"
 
 
 def introduce_friend(story: Story) -> str:
@@ -225,6 +228,10 @@ def introduce_friend(story: Story) -> str:
     tail = f"и/CCONJ они/PRON часто/ADV говорят/VERB {about}"
     if story.chance(0.5):
         tail = f"{PRONOUN[friend.gender, 'n']}/PRON любит/VERB {liked.forms['a', liked.countable]}/NOUN"
+    elif story.chance(0.5):
+        verb = story.pick(verbs_for(friend.likes, planned=True))
+        hobby = f"{VERBS[verb].imperfective.infinitive}/VERB {complement(story, verb, friend.likes)}"
+        tail = f"{PRONOUN[friend.gender, 'n']}/PRON любит/VERB {hobby}"
     return f"{owner}/DET {relation}/NOUN {name(story, friend)} —/PUNCT {friend.job}/NOUN ,/PUNCT {tail} ./PUNCT"
 
 
@@ -251,7 +258,7 @@ def intransitive(story: Story) -> str:
 def together(story: Story) -> str:
     """Анна гуляла в парке с Иваном. — Они гуляли вместе в парке."""
     tense, adverbial = time(story)
-    activity = story.pick(story.topic.activities)
+    activity = story.joint_activity()
     if story.chance(0.5):
         person = story.someone()
         who = Noun(text=protagonist(story, person), gender=person.gender)
@@ -296,7 +303,9 @@ def feel(story: Story) -> str:
         return f"{who} {story.pick(('часто/ADV', 'всегда/ADV'))} {was}{feeling} ./PUNCT"
     verb, lemma = deed(story)
     negation = "не/PART " if story.chance(0.3) else ""
-    cause = f"{negation}{conjugated(verb, 'past', singular(person))} {complement(story, verb, lemma)}"
+    cause = (
+        f"{negation}{conjugated(verb, 'past', singular(person))} {complement(story, verb, lemma)} {place(story, verb)}"
+    )
     return f"{who} {was}{feeling} ,/PUNCT потому/ADV что/SCONJ {cause} ./PUNCT"
 
 
@@ -387,7 +396,7 @@ def quoted(story: Story) -> str:
     )
     asked = speech.endswith("?/PUNCT")
     saying = ("спросил" if asked else "сказал") + ("а" if person.gender == "f" else "")
-    where = f" {place(story)}" if story.chance(0.35) else ""
+    where = f" {place(story)}" if story.chance(0.6) else ""
     comma = "" if asked else ",/PUNCT "
     return f"«/PUNCT {speech} »/PUNCT {comma}—/PUNCT {saying}/VERB {name(story, person)}{where} ./PUNCT"
 
@@ -450,7 +459,7 @@ def before(story: Story) -> str:
 
 
 def event(story: Story) -> str:
-    """Прогулка в парке была долгой. — Она пришла в парк, чтобы отдохнуть."""
+    """Прогулка в парке была долгой. — Она пришла в парк, чтобы отдохнуть с Иваном."""
     person = story.someone()
     if story.chance(0.4):
         word = LEXICON[story.pick(EVENTS)]
@@ -458,9 +467,10 @@ def event(story: Story) -> str:
         return (
             f"{word.lemma}/NOUN {place(story)} {WAS[word.gender]}/AUX {adjective(lemma, word.gender, 'i')}/ADJ ./PUNCT"
         )
-    purpose = f"чтобы/SCONJ {VERBS[story.pick(story.topic.activities)].perfective.infinitive}/VERB"
+    purpose = f"чтобы/SCONJ {VERBS[story.joint_activity()].perfective.infinitive}/VERB"
     came = conjugated("приходить", "past", singular(person))
-    return f"{protagonist(story, person)} {came} {motion(story)} ,/PUNCT {purpose} ./PUNCT"
+    companion = f"с/ADP {name(story, story.other(person), 'i')}"
+    return f"{protagonist(story, person)} {came} {motion(story)} ,/PUNCT {purpose} {companion} ./PUNCT"
 
 
 def there_is(story: Story) -> str:
@@ -523,15 +533,17 @@ def modal(story: Story) -> str:
     who = subject(story)
     verb, lemma = deed(story, planned=True)
     must = "должны" if who.plural else "должна" if who.gender == "f" else "должен"
-    can, want = ("могут", "хотят") if who.plural else ("может", "хочет")
-    helper = story.pick((f"{want}/VERB", f"{must}/ADJ", f"{can}/VERB", f"не/PART {want}/VERB"))
-    # A negated wish takes the imperfective infinitive.
-    aspect = VERBS[verb].imperfective if "не/" in helper else VERBS[verb].perfective
+    forms = ("могут", "хотят", "умеют", "любят") if who.plural else ("может", "хочет", "умеет", "любит")
+    can, want, know_how, like = (f"{form}/VERB" for form in forms)
+    helper = story.pick((want, f"{must}/ADJ", like, can, f"не/PART {want}", know_how))
+    # What one likes, is able to do, or does not want is no single event: the infinitive is imperfective.
+    is_habit = helper in {like, know_how, f"не/PART {want}"}
+    aspect = VERBS[verb].imperfective if is_habit else VERBS[verb].perfective
     return f"{who.text} {helper} {aspect.infinitive}/VERB {complement(story, verb, lemma)} {place(story, verb)} ./PUNCT"
 
 
 def clock(story: Story) -> str:
-    """Она приходит на кухню в 7 часов. — Анна родилась в мае 1987 года."""
+    """Она приходит на кухню в 7 часов каждый день. — Анна родилась в мае 1987 года."""
     person = story.someone()
     if story.chance(0.3):
         born = "родилась" if person.gender == "f" else "родился"
@@ -539,7 +551,7 @@ def clock(story: Story) -> str:
         return f"{name(story, person)} {born}/VERB в/ADP {story.pick(MONTHS)}/NOUN {year} ./PUNCT"
     when_to = f"в/ADP {story.pick((7, 8, 9, 6, 10, 5, 11))}/NUM часов/NOUN"
     way = f"уходит/VERB {motion(story, out=True)}" if story.chance(0.4) else f"приходит/VERB {motion(story)}"
-    return f"{protagonist(story, person)} {way} {when_to} ./PUNCT"
+    return f"{protagonist(story, person)} {way} {when_to} {story.pick(MORNINGS)} ./PUNCT"
 
 
 def meet(story: Story) -> str:
@@ -572,6 +584,6 @@ def about(story: Story) -> str:
 
 RULES = (
     (16, transitive), (6, intransitive), (4, together), (8, describe), (5, feel), (6, relative), (4, worker),
-    (4, contrast), (5, question), (7, quoted), (3, compare), (6, when), (10, meanwhile), (4, before), (4, event), (6, there_is),
-    (3, owns), (5, gift), (6, modal), (4, clock), (5, meet), (4, about),
+    (4, contrast), (5, question), (7, quoted), (3, compare), (6, when), (10, meanwhile), (4, before), (4, event),
+    (6, there_is), (3, owns), (5, gift), (8, modal), (4, clock), (5, meet), (4, about),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 Cases are one letter: n nominative, g genitive, d dative, a accusative, i instrumental, l locative.
 """
+# ruff: noqa: RUF001 (Cyrillic letters that look like Latin ones are what this file is about)
 
 import dataclasses
 

@@ -1,6 +1,7 @@
 """Spanish: gender and number through the noun phrase, ser and estar, clitics that agree with what they stand for."""
 
 import dataclasses
+import itertools
 import random
 
 from mergedistill_jax.corpus.grammars.machinery import NOT_GIVEN, Person, Story, TaggedSentence, tell
@@ -56,8 +57,8 @@ def finish(text: str) -> str:
     """Contracts a + el and de + el, and writes `e` for `y` before the sound i."""
     text = f" {text} ".replace(" a/ADP el/DET ", " al/ADP ").replace(" de/ADP el/DET ", " del/ADP ")
     tokens = text.split()
-    for position, (token, following) in enumerate(zip(tokens, tokens[1:], strict=False)):
-        if token == "y/CCONJ" and following.lower().startswith(("i", "í", "hi")):
+    for position, (word, following) in enumerate(itertools.pairwise(tokens)):
+        if word == "y/CCONJ" and following.lower().startswith(("i", "í", "hi")):
             tokens[position] = "e/CCONJ"
     return " ".join(tokens)
 
@@ -75,7 +76,7 @@ def document(rng: random.Random) -> tuple[TaggedSentence, ...]:
     return tell(story, opening=(introduce_hero, introduce_friend), rules=RULES, finish=finish)
 
 
-# --- phrases -----------------------------------------------------------------------------------------------------------
+# --- phrases --------------------------------------------------------------------------------------------------------
 
 
 def inflected(adjective: str, gender: str, *, is_plural: bool) -> str:
@@ -149,7 +150,7 @@ def noun(story: Story, lemma: str, *, definite: bool = False) -> Noun:
 
 def place(story: Story, preposition: str = "en") -> str:
     """Where the document takes place, most of the time."""
-    return f"{preposition}/ADP {the(story.place if story.chance(0.75) else story.other_place)}"
+    return f"{preposition}/ADP {the(story.place if story.chance(0.65) else story.other_place)}"
 
 
 def deed(story: Story, *, dynamic: bool = False) -> tuple[str, str]:
@@ -215,7 +216,7 @@ def tense_of(story: Story) -> str:
     return "past" if story.past else "present"
 
 
-# --- sentences ---------------------------------------------------------------------------------------------------------
+# --- sentences ------------------------------------------------------------------------------------------------------
 
 
 def introduce_hero(story: Story) -> str:
@@ -226,12 +227,15 @@ def introduce_hero(story: Story) -> str:
 
 
 def introduce_friend(story: Story) -> str:
-    """Su hermano Luis es camarero y a menudo hablan juntos."""
+    """Su hermano Luis es camarero y a menudo trabajan juntos."""
     friend = story.friend
     relation = story.pick(("amigo", "hermano", "vecino"))
     relation = feminine(relation) if friend.gender == "f" else relation
-    tail = "y/CCONJ a/ADP menudo/NOUN hablan/VERB juntos/ADJ"
-    if story.chance(0.5):
+    activity = conjugated(story.joint_activity(), "present", is_plural=True)
+    tail = f"y/CCONJ a/ADP menudo/NOUN {activity} juntos/ADJ"
+    if story.chance(0.3):
+        tail = f"y/CCONJ vive/VERB en/ADP {story.pick(CITIES)}/PROPN"
+    elif story.chance(0.5):
         tail = f"y/CCONJ le/PRON {liking(friend.likes)}"
     return f"su/DET {relation}/NOUN {name(story, friend)} es/AUX {friend.job}/NOUN {tail} ./PUNCT"
 
@@ -246,7 +250,7 @@ def transitive(story: Story) -> str:
     tense, adverbial = time(story)
     who = subject(story)
     verb, lemma = deed(story, dynamic=tense == "progressive")
-    where = f" {place(story)}" if story.chance(0.5) else ""
+    where = f" {place(story)}" if story.chance(0.4) else ""
     negated = story.chance(0.12)
     clause = f"{who.text} {'no/ADV ' if negated else ''}{conjugated(verb, tense, is_plural=who.plural)}"
     return timed(story, f"{clause} {complement(story, lemma, definite=negated)}{where}", adverbial)
@@ -264,7 +268,7 @@ def intransitive(story: Story) -> str:
 def together(story: Story) -> str:
     """Ana y Luis hablan juntos en la cocina."""
     tense, adverbial = time(story)
-    verb = conjugated(story.pick(story.topic.activities), tense, is_plural=True)
+    verb = conjugated(story.joint_activity(), tense, is_plural=True)
     pair = f"{story.hero.name}/PROPN y/CCONJ {story.friend.name}/PROPN" if story.chance(0.6) else "ellos/PRON"
     story.last = None
     return timed(story, f"{pair} {verb} juntos/ADJ {place(story)}", adverbial)
@@ -482,7 +486,7 @@ def clock(story: Story) -> str:
         return f"{name(story, person)} nació/VERB en/ADP {date} ./PUNCT"
     motion = f"sale/VERB {place(story, 'de')}" if story.chance(0.4) else f"viene/VERB {place(story, 'a')}"
     hour = f"a/ADP las/DET {story.pick((7, 8, 9, 6, 10, 5, 11, 4))}/NUM"
-    return f"{protagonist(story, person)} {motion} {hour} todos/DET los/DET días/NOUN ./PUNCT"
+    return f"{protagonist(story, person)} {motion} {hour} {story.pick(TIMES['present'])} ./PUNCT"
 
 
 def meet(story: Story) -> str:
@@ -501,6 +505,6 @@ def meet(story: Story) -> str:
 
 RULES = (
     (16, transitive), (6, intransitive), (3, together), (9, describe), (5, feel), (6, relative), (4, worker),
-    (4, contrast), (6, question), (7, quoted), (4, compare), (6, when), (4, before), (4, event), (6, there_is),
+    (3, contrast), (6, question), (7, quoted), (4, compare), (6, when), (4, before), (4, event), (6, there_is),
     (5, gift), (6, modal), (4, clock), (5, meet),
 )  # fmt: skip

@@ -1,12 +1,12 @@
 """The words of the Spanish grammar, and their inflection.
 
-Lists stand most common first. A noun is `lemma`, with `.m` or `.f` where the ending (-o, -r, -n, -l, -s, -í: masculine;
--a, -ión: feminine) does not tell its gender, and with `~` where it has no plural. Adjectives are given in the masculine.
+Lists stand most common first. A noun is `lemma`, with `.m` or `.f` where the ending (-a, -ión: feminine; else
+masculine) does not tell its gender, and with `~` where it has no plural. Adjectives are given in the masculine.
 """
 
 import dataclasses
 
-from mergedistill_jax.corpus.grammars.machinery import tagged, topic
+from mergedistill_jax.corpus.grammars.machinery import listed, tagged, topic
 
 NOUNS = {
     "food": "sopa arroz.m~ patata huevo bocadillo ensalada carne.f~ cebolla",
@@ -39,18 +39,18 @@ NOUNS = {
         fábrica patio garaje.m puerto isla río lago""",
     "event": "paseo descanso baile.m trabajo juego canto",
 }
-STATIVE = frozenset("perder olvidar necesitar romper ver traer mostrar ganar".split())  # not "está necesitando"
-STRESSED_A = frozenset("agua aula arpa hacha".split())  # feminine, but el agua and un hacha
+STATIVE = frozenset(listed("perder olvidar necesitar romper ver encontrar mostrar ganar"))  # not "está necesitando"
+STRESSED_A = frozenset(listed("agua aula arpa hacha"))  # feminine, but el agua and un hacha
 
 # Selection: what can be done to things of a kind.
 VERBS_OF = {
     "food": "comer cocinar probar preparar pedir",
     "baked": "comer comprar cortar vender preparar",
     "fruit": "comer lavar cortar comprar",
-    "spread": "probar comprar comer traer",
+    "spread": "probar comprar comer encontrar",
     "fish": "pescar cocinar limpiar vender",
-    "drink": "beber pedir servir traer",
-    "dish": "lavar romper llenar secar",
+    "drink": "beber pedir servir encontrar",
+    "dish": "lavar romper usar secar",
     "text": "leer escribir terminar traducir comentar",
     "print": "leer abrir comprar buscar",
     "task": "estudiar preparar comentar olvidar",
@@ -62,18 +62,19 @@ VERBS_OF = {
     "animal": "cuidar ver seguir buscar",
     "instrument": "tocar afinar comprar llevar",
     "music": "cantar escuchar tocar escribir",
-    "medicine": "tomar necesitar traer comprar",
+    "medicine": "tomar necesitar encontrar comprar",
     "game": "jugar",
     "gear": "lanzar perder llevar buscar",
     "prize": "ganar limpiar mostrar perder",
     "furniture": "pintar reparar construir mover limpiar",
-    "tool": "usar necesitar buscar traer",
+    "tool": "usar necesitar buscar encontrar",
     "person": "ver saludar ayudar visitar llamar",
 }
 # Stem of the stressed present forms, and stem of the third person of the preterite and of the gerund.
 STEMS = {
     "probar": ("prueb", ""), "pedir": ("pid", "pid"), "servir": ("sirv", "sirv"), "perder": ("pierd", ""),
-    "regar": ("rieg", ""), "seguir": ("sigu", "sigu"), "jugar": ("jueg", ""), "mostrar": ("muestr", ""),
+    "encontrar": ("encuentr", ""), "regar": ("rieg", ""), "seguir": ("sigu", "sigu"), "jugar": ("jueg", ""),
+    "mostrar": ("muestr", ""),
     "mover": ("muev", ""), "construir": ("construy", ""), "elegir": ("elig", "elig"), "dormir": ("duerm", "durm"),
 }  # fmt: skip
 # first person singular of the present, third persons of the preterite; "" where regular
@@ -114,16 +115,16 @@ ADJECTIVES = {
     "person": "amable joven viejo alto famoso simpático",
     "event": "largo corto bueno",
 }
-STATES = frozenset("caliente frío fresco limpio sucio maduro hambriento".split())  # said with estar; others with ser
-ABSOLUTE = frozenset("blanco negro azul verde rojo delicioso".split())  # neither "muy" nor "más ... que"
-FEELINGS = "cansado contento enfermo triste ocupado enfadado nervioso".split()
+STATES = frozenset(listed("caliente frío fresco limpio sucio maduro hambriento"))  # said with estar; others with ser
+ABSOLUTE = frozenset(listed("blanco negro azul verde rojo delicioso"))  # neither "muy" nor "más ... que"
+FEELINGS = listed("cansado contento enfermo triste ocupado enfadado nervioso")
 
-WOMEN = "Ana María Lucía Carmen Elena Marta Julia Sara Rosa Irene".split()
-MEN = "Luis Juan Pedro Carlos Pablo Antonio Miguel Jorge Andrés Diego".split()
-CITIES = "Madrid Sevilla Barcelona Valencia Granada Toledo Bilbao Lima".split()
-MONTHS = "mayo junio abril julio marzo octubre".split()
-NUMBERS = "dos tres cuatro cinco seis siete diez doce veinte".split()
-INVARIABLE_PEOPLE = frozenset("cliente estudiante turista guía cantante pianista paciente piloto submarinista".split())
+WOMEN = listed("Ana María Lucía Carmen Elena Marta Julia Sara Rosa Irene")
+MEN = listed("Luis Juan Pedro Carlos Pablo Antonio Miguel Jorge Andrés Diego")
+CITIES = listed("Madrid Sevilla Barcelona Valencia Granada Toledo Bilbao Lima")
+MONTHS = listed("mayo junio abril julio marzo octubre")
+NUMBERS = listed("dos tres cuatro cinco seis siete diez doce veinte")
+INVARIABLE_PEOPLE = frozenset(listed("cliente estudiante turista guía cantante pianista paciente piloto submarinista"))
 
 TOPICS = (
     topic(
@@ -315,7 +316,7 @@ VERBS = {
         {
             *" ".join(VERBS_OF.values()).split(),
             *(activity for subject in TOPICS for activity in subject.activities),
-            *"vivir trabajar hablar descansar venir salir dar caminar bailar cantar".split(),
+            *listed("vivir trabajar hablar descansar venir salir dar caminar bailar cantar"),
         }
     )
 }

@@ -1,0 +1,225 @@
+"""Stage 4: teachers and students on the same held-out masked words, with what fine-tuning found, as one report."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from mergedistill_jax import schema
+from mergedistill_jax.data.batches import RecordMixture, describe_mixture
+from mergedistill_jax.evaluation.fills import Reader, fill_examples, teacher_reader
+from mergedistill_jax.evaluation.masked_words import (
+    all_records,
+    merge_scores,
+    score_baseline,
+    score_student,
+    score_teacher,
+)
+from mergedistill_jax.evaluation.report import Fill, Report, Vocabulary, console_table, write_report
+from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.schema import Manifest, RecordError
+from mergedistill_jax.stage_log import StageTime, read_stage_times
+from mergedistill_jax.teachers.inference import Teacher
+from mergedistill_jax.teachers.loading import load_teacher, model_hash
+from mergedistill_jax.training.checkpoints import Checkpoints, read_run
+from mergedistill_jax.training.metrics import read_log
+from mergedistill_jax.vocabulary.folder import read_vocabulary
+from mergedistill_jax.vocabulary.folder import Vocabulary as VocabularyFolder
+
+TAGGING_METRICS = {"pos": {"tagging_f1": "tagging_f1"}, "ner": {"entity_f1": "ner_f1"}}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What to score and report.
+
+    Attributes:
+        output: folder for report.json and report.html.
+        heldout: mixture of held-out records, one folder per language, predicted by that language's teacher.
+        train_records: for each language a folder whose gold labels give the most-frequent-token baseline.
+        teachers: for each language the Hugging Face folder of its teacher.
+        students: run folders by name: "student", "student_gold", any other.
+        finetuned: for each model name the output folders of finetune.
+        teacher_runs: run folders of teachers trained here, by language, for their curves.
+        run_folder: where the stages' times and commands are gathered from, or None.
+        examples: sentences per language filled in by teacher and student.
+    """
+
+    output: str
+    heldout: str
+    teachers: Mapping[str, str]
+    students: Mapping[str, str]
+    train_records: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    finetuned: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    teacher_runs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    run_folder: str | None = None
+    title: str = "Teachers and student"
+    batch_size: int = 32
+    examples: int = 3
+
+
+def evaluate(config: EvaluateConfig) -> Report:
+    """Scores everything, writes the report and prints its table."""
+    began = time.monotonic()
+    mixture = describe_mixture(config.heldout)
+    manifests = _manifests(mixture)
+    missing = sorted(set(config.teachers) - set(manifests))
+    if missing:
+        raise RecordError(f"mixture {config.heldout}: language: found no {missing[0]!r}, expected one of {sorted(manifests)}")
+    print(f"evaluate: {len(config.teachers)} teachers, {len(config.students)} students on {mixture.records:,} held-out records")
+    vocabulary = read_vocabulary(mixture.vocabulary_folder)
+    teachers = {language: _teacher(folder, manifests[language]) for language, folder in config.teachers.items()}
+    students = {name: _student(folder, vocabulary) for name, folder in config.students.items()}
+
+    scores: dict[str, dict[str, dict[str, float]]] = {"baseline": _baselines(config, manifests)}
+    scores["teacher"] = {
+        language: score_teacher(teacher, manifests[language], config.batch_size).metrics()
+        for language, teacher in teachers.items()
+    }
+    for name, (encoder, params) in students.items():
+        found = score_student(encoder, params, mixture, config.batch_size)
+        scores[name] = {language: one.metrics() for language, one in found.items()}
+    for name, folders in config.finetuned.items():
+        for language, metrics in _finetuned(folders).items():
+            scores.setdefault(name, {}).setdefault(language, {}).update(metrics)
+
+    fills = _fills(config, manifests, vocabulary, teachers, students)
+    stages = read_stage_times(config.run_folder) if config.run_folder else []
+    report = _report(config, mixture, vocabulary, merge_scores(scores), fills, stages, time.monotonic() - began)
+    write_report(config.output, report)
+    print(console_table(report))
+    for fill in fills:
+        print(_shown(fill))
+    print(f"evaluate: wrote {config.output}/report.html and report.json\nnext: open {config.output}/report.html")
+    return report
+
+
+def _manifests(mixture: RecordMixture) -> dict[str, Manifest]:
+    """The held-out folders by language."""
+    doubled = sorted({one for one in mixture.languages if mixture.languages.count(one) > 1})
+    if doubled:
+        raise RecordError(f"mixture {mixture.name}: found two folders of {doubled[0]}, expected one per language")
+    return {
+        language: schema.read_manifest(folder).require_complete()
+        for language, folder in zip(mixture.languages, mixture.folders, strict=True)
+    }
+
+
+def _teacher(folder: str, manifest: Manifest) -> Teacher:
+    """Loads a teacher, and refuses one that did not predict the held-out records of its language."""
+    identity = manifest.identity
+    path = manifest.folder / schema.MANIFEST_NAME
+    schema.require_equal(path, dataclasses.asdict(identity), {"weights_hash": model_hash(folder)})
+    return load_teacher(folder, max_length=identity.max_length, k=max(identity.k, 1))
+
+
+def _student(folder: str, vocabulary: VocabularyFolder) -> tuple[EncoderConfig, Any]:
+    """The newest checkpoint of a run over the same vocabulary."""
+    run = read_run(folder)
+    if run.vocabulary_hash != vocabulary.hash:
+        raise RecordError(
+            f"{folder}/run.json: field vocabulary_hash: found {run.vocabulary_hash}, expected {vocabulary.hash}"
+            f" of {vocabulary.folder}"
+        )
+    checkpoints = Checkpoints(folder)
+    params = checkpoints.restore_params()
+    checkpoints.close()
+    return EncoderConfig(**run.model), params
+
+
+def _baselines(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> dict[str, dict[str, float]]:
+    found = {}
+    for language, folder in config.train_records.items():
+        train = schema.read_manifest(folder).require_complete()
+        expected = {"vocabulary_hash": manifests[language].identity.vocabulary_hash}
+        schema.require_equal(train.folder / schema.MANIFEST_NAME, dataclasses.asdict(train.identity), expected)
+        found[language] = score_baseline(train, manifests[language])
+    return found
+
+
+def _finetuned(folders: Sequence[str]) -> dict[str, dict[str, float]]:
+    """{language: metrics} of finetune's result.json files, under the report's names."""
+    found: dict[str, dict[str, float]] = {}
+    for folder in folders:
+        result = json.loads((epath.Path(folder) / "result.json").read_text())
+        for theirs, ours in TAGGING_METRICS[result["task"]].items():
+            found.setdefault(result["language"], {})[ours] = result["metrics"][theirs]
+    return found
+
+
+def _fills(
+    config: EvaluateConfig,
+    manifests: Mapping[str, Manifest],
+    vocabulary: VocabularyFolder,
+    teachers: Mapping[str, Teacher],
+    students: Mapping[str, tuple[EncoderConfig, Any]],
+) -> list[Fill]:
+    if "student" not in students:
+        return []
+    tokens = vocabulary.tokenizer().tokens
+    fills = []
+    for language, teacher in teachers.items():
+        manifest = manifests[language]
+        name = vocabulary.member_of(manifest.identity.vocabulary_hash, manifest.folder / schema.MANIFEST_NAME)
+        tokenizer = vocabulary.teacher_tokenizer(name)
+        readers = {"teacher": teacher_reader(teacher, tokenizer)}
+        for student in ("student", "student_gold"):
+            if student in students:
+                encoder, params = students[student]
+                id_map = vocabulary.id_map(name)
+                readers[student] = Reader(
+                    config=encoder, params=params, id_map=id_map, tokens=tokens, num_tokens=len(tokens)
+                )
+        fills += fill_examples(language, all_records(manifest), tokenizer, readers, config.examples)
+    return fills
+
+
+def _shown(fill: Fill) -> str:
+    return (
+        f"\n[{fill.language}] {fill.text}\n"
+        f"     gold: {fill.gold}   teacher: {', '.join(fill.teacher)}   student: {', '.join(fill.student)}"
+    )
+
+
+def _report(
+    config: EvaluateConfig,
+    mixture: RecordMixture,
+    vocabulary: VocabularyFolder,
+    languages: dict[str, dict[str, dict[str, float]]],
+    fills: list[Fill],
+    stages: Sequence[StageTime],
+    own_seconds: float,
+) -> Report:
+    description = json.loads((vocabulary.folder / "vocabulary.json").read_text())
+    shared = description.get("overlaps", {})
+    vocabularies = {
+        name: Vocabulary(size=member.size, shared={o: n for o, n in shared.get(name, {}).items() if o != name})
+        for name, member in vocabulary.members.items()
+    }
+    vocabularies["union"] = Vocabulary(size=vocabulary.size)
+    curves = {name: read_log(folder) for name, folder in config.students.items()}
+    curves |= {f"teacher_{language}": read_log(folder) for language, folder in config.teacher_runs.items()}
+    per_stage: dict[str, float] = {}
+    for stage in stages:
+        if stage.stage not in ("evaluate", "pipeline"):
+            per_stage[stage.stage] = per_stage.get(stage.stage, 0.0) + stage.seconds
+    per_stage["evaluate"] = own_seconds
+    names = ", ".join(languages)
+    return Report(
+        title=config.title,
+        summary=[
+            f"{len(config.teachers)} teachers ({names}), each with its own vocabulary, and one student over the union of"
+            f" {vocabulary.size:,} tokens, scored on the same {mixture.records:,} held-out masked sequences.",
+        ],
+        languages=languages,
+        seconds=sum(per_stage.values()),
+        seconds_per_stage=per_stage,
+        curves=curves,
+        vocabularies=vocabularies,
+        fills=fills,
+        commands=[stage.command for stage in stages if stage.stage != "pipeline"],
+        configuration={name: dict(read_run(folder).settings) for name, folder in config.students.items()},
+    )
