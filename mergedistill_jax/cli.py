@@ -1,16 +1,14 @@
 """Stage names to functions; the only module that imports gin. Flags are T5X's: --gin_file, --gin_search_paths, --gin.NAME=value."""
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before the first import of TensorFlow, which only reads files here
-
+import contextlib
 import functools
 import hashlib
 import importlib
+import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gin
@@ -42,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     try:
         stage, gin_files, search_paths, bindings = parse(arguments)
+        with _quiet_libraries():
+            importlib.import_module(f"mergedistill_jax.{STAGES[stage][0]}")
         run_stage(stage, gin_files, bindings, search_paths)
     except (ValueError, OSError, ImportError, AttributeError) as error:
         if os.environ.get("MERGEDISTILL_TRACEBACK"):
@@ -49,6 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mergedistill: {_one_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keeps TensorFlow's start-up notices, which its C++ code prints before any setting is read, off standard error."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # and after start-up: it only reads files here
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def usage() -> str:
@@ -180,7 +196,13 @@ def command_line(stage: str, gin_files: Sequence[str], bindings: Sequence[str]) 
     """The command a person would type for a stage."""
     flags = [f"--gin_file={file}" for file in gin_files]
     flags += [f"--gin.{name.strip()}={value.strip()}" for name, _, value in (b.partition("=") for b in bindings)]
-    return shlex.join(["mergedistill", stage, *flags])
+    return " ".join(["mergedistill", stage, *map(_quoted, flags)])
+
+
+def _quoted(flag: str) -> str:
+    """Quoted for a shell: gin's strings hold single quotes, which double quotes keep readable."""
+    quoted = shlex.quote(flag)
+    return f'"{flag}"' if quoted != flag and not set(flag) & set('"$`\\!') else quoted
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from mergedistill_jax import schema
 from mergedistill_jax.evaluation.metrics import relative_deviation
+from mergedistill_jax.files import write_atomically
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.huggingface import save_masked_lm
 from mergedistill_jax.models.model_card import Evaluation, Teacher, model_card
@@ -73,7 +73,7 @@ def export(config: ExportConfig) -> None:
         card=card,
         overwrite=record.exists() or not _has_content(config.output),
     )
-    schema.write_atomically(record, (json.dumps(content) + "\n").encode())
+    write_atomically(record, (json.dumps(content) + "\n").encode())
     print(f'export: wrote {config.output}; AutoModelForMaskedLM.from_pretrained("{config.output}") loads it')
     print("next: mergedistill predict with it as a teacher, or mergedistill finetune")
 

@@ -30,6 +30,7 @@ from mergedistill_jax.data.tagging import (
     predicted_tags,
 )
 from mergedistill_jax.evaluation.metrics import entity_scores, tagging_scores
+from mergedistill_jax.files import write_atomically
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import TokenClassifier
 from mergedistill_jax.models.huggingface import load_masked_lm, save_token_classifier
@@ -169,7 +170,8 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         "config_hash": _config_hash(config),
         "hashes": hashes,
     }
-    _write_atomically(result_path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    result_path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(result_path, (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
     _report(result, f"{result_path}: written")
     return result
 
@@ -412,13 +414,6 @@ def _read_result(path: epath.Path, config: FinetuneConfig, hashes: Mapping[str, 
                 " (the folder holds another run's result: choose another output)"
             )
     return result
-
-
-def _write_atomically(path: epath.Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 
 def _report(result: Mapping[str, Any], first_line: str) -> None:

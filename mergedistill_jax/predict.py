@@ -59,6 +59,9 @@ class PredictConfig:
             )
         if self.teacher is not None and self.k < 1:
             raise ValueError(f"PredictConfig.k: found {self.k}, expected at least 1")
+        for field in ("draws", "documents_per_shard", "batch_size"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"PredictConfig.{field}: found {getattr(self, field)}, expected at least 1")
 
 
 def predict(config: PredictConfig) -> Manifest:
@@ -79,6 +82,8 @@ def predict(config: PredictConfig) -> Manifest:
 
 def _identity(config: PredictConfig, tokenizer: TeacherTokenizer) -> Identity:
     corpus = summarise(corpus_documents(config.corpus, config.split))
+    if not corpus.documents:
+        raise ValueError(f"corpus {config.corpus}: split {config.split}: found 0 documents, expected at least one")
     return Identity(
         teacher=(config.name or config.teacher.rstrip("/").rsplit("/", 1)[-1]) if config.teacher else "",
         weights_hash=model_hash(config.teacher) if config.teacher else "",

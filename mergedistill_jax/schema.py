@@ -23,6 +23,8 @@ import tensorflow as tf
 from etils import epath
 from jaxtyping import Float, Int
 
+from mergedistill_jax.files import sync, write_atomically
+
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 HEAD_BYTES = 10
@@ -106,11 +108,17 @@ def decode_record(serialized: bytes, *, k: int, width: int) -> Record:
         example.ParseFromString(serialized)
     except Exception as error:  # protobuf's own DecodeError has no public, stable home
         raise RecordError("record: found bytes that are no tf.train.Example, expected one") from error
-    features = {name: value.bytes_list.value[0] for name, value in example.features.feature.items()}
+    lists = {name: value.bytes_list.value for name, value in example.features.feature.items()}
+    features = {name: values[0] for name, values in lists.items() if len(values) == 1}
     expected = {"head", "input", "labels"} | ({"log_probs"} if k else set())
     if set(features) != expected:
         raise RecordError(f"record fields: found {sorted(features)}, expected {sorted(expected)}")
     head = features["head"]
+    if len(head) < HEAD_BYTES or len(features["input"]) % width:
+        raise RecordError(
+            f"record head and input: found {len(head)} and {len(features['input'])} bytes,"
+            f" expected at least {HEAD_BYTES} and a multiple of {width}"
+        )
     input_ids = unpack_ids(features["input"], width)
     bits = np.unpackbits(np.frombuffer(head[HEAD_BYTES:], np.uint8), bitorder="little")
     positions = np.flatnonzero(bits).astype(np.int32)
@@ -280,29 +288,6 @@ def entry_name(shard: int) -> str:
     return f"shard-{shard:05d}.json"
 
 
-def write_atomically(path: epath.Path, data: bytes) -> None:
-    """Writes a file so that it is there whole or not at all; synced to disk before it gets its name."""
-    temporary = path.parent / f".{path.name}.tmp"
-    with tf.io.gfile.GFile(str(temporary), "wb") as file:
-        file.write(data)
-        file.flush()
-    _sync(temporary)
-    tf.io.gfile.rename(str(temporary), str(path), overwrite=True)
-
-
-def _sync(path: epath.Path) -> None:
-    """fsync for local files; object stores make an object visible only when it is whole."""
-    if "://" in str(path):
-        return
-    import os  # noqa: PLC0415 - only local paths need a file descriptor
-
-    descriptor = os.open(str(path), os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _to_json(content: Any) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
@@ -341,7 +326,8 @@ def read_manifest(folder: epath.PathLike) -> Manifest:
     """Reads the identity and the list of finished shards; does not read the shards.
 
     Raises:
-        RecordError: no manifest, not JSON, another schema version, unknown or missing fields.
+        RecordError: no manifest, not JSON, another schema version, unknown, missing or mistyped fields, or a shard's
+            entry under another shard's name.
     """
     folder = epath.Path(folder)
     identity = _read_fields(folder / MANIFEST_NAME, Identity)
@@ -351,6 +337,12 @@ def read_manifest(folder: epath.PathLike) -> Manifest:
         )
     names = sorted(path.name for path in folder.glob("shard-*.json"))
     shards = tuple(_read_fields(folder / name, ShardEntry) for name in names)
+    for name, entry in zip(names, shards, strict=True):
+        if name != entry_name(entry.shard) or entry.shard >= identity.num_shards:
+            raise RecordError(
+                f"{folder / name}: field shard: found {entry.shard}, expected the number in its name,"
+                f" below {identity.num_shards}"
+            )
     return Manifest(folder=folder, identity=identity, shards=shards)
 
 
@@ -365,6 +357,12 @@ def _read_fields(path: epath.Path, cls: type) -> Any:
     if not isinstance(fields, dict) or set(fields) != expected:
         difference = sorted(set(fields) ^ expected) if isinstance(fields, dict) else fields
         raise RecordError(f"{path}: fields {difference} missing or unknown, expected {sorted(expected)}")
+    for field in dataclasses.fields(cls):
+        accepted = (float, int) if field.type is float else (field.type,)
+        if type(fields[field.name]) not in accepted:
+            raise RecordError(
+                f"{path}: field {field.name}: found {fields[field.name]!r}, expected {field.type.__name__}"
+            )
     return cls(**fields)
 
 
@@ -389,7 +387,7 @@ def write_shard(folder: epath.PathLike, shard: int, records: Iterable[Record], w
             count += 1
             masked += len(record.masked_positions)
             tokens += len(record.input_ids)
-    _sync(temporary)
+    sync(temporary)
     checksum = file_checksum(temporary)
     size = tf.io.gfile.stat(str(temporary)).length
     tf.io.gfile.rename(str(temporary), str(path), overwrite=True)

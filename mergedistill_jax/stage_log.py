@@ -3,10 +3,9 @@
 import dataclasses
 import json
 
-import tensorflow as tf
 from etils import epath
 
-from mergedistill_jax.schema import write_atomically
+from mergedistill_jax.files import write_atomically
 
 PREFIX = "stage_"
 
@@ -44,7 +43,7 @@ def read_stage_time(folder: epath.PathLike, stage: str) -> StageTime | None:
 def read_stage_times(folder: epath.PathLike) -> list[StageTime]:
     """Every finished stage below a folder, in the order they finished."""
     found = []
-    for parent, _, names in tf.io.gfile.walk(str(folder)):
+    for parent, _, names in epath.Path(folder).walk():
         records = [name for name in names if name.startswith(PREFIX) and name.endswith(".json")]
-        found += [StageTime(**json.loads((epath.Path(parent) / name).read_text())) for name in records]
+        found += [StageTime(**json.loads((parent / name).read_text())) for name in records]
     return sorted(found, key=lambda time: time.order)

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
+from jaxtyping import Float
 
 from mergedistill_jax import schema
+from mergedistill_jax.files import write_atomically
 from mergedistill_jax.schema import Identity, Manifest, Record, RecordError, ShardEntry
 from mergedistill_jax.teachers.inference import Teacher, predict_records
 from mergedistill_jax.teachers.loading import load_teacher, model_hash
 from mergedistill_jax.training.progress import Progress
+from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
 
 REPORT_NAME = "verify.json"
 LOG_PROB_SLACK = 2e-3
@@ -34,6 +37,11 @@ class VerifyConfig:
     sample: int = 16
     batch_size: int = 16
     tolerance: float = 2e-2
+
+    def __post_init__(self) -> None:
+        for field in ("sample", "batch_size"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"VerifyConfig.{field}: found {getattr(self, field)}, expected at least 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +69,8 @@ def verify(config: VerifyConfig) -> dict[str, object]:
     """
     manifest = schema.read_manifest(config.folder).require_complete()
     identity = manifest.identity
+    if not manifest.records:
+        raise RecordError(f"{manifest.folder}: found 0 records, expected at least one")
     print(
         f"verify: {manifest.folder}: {identity.language}, {identity.num_shards} shards, {manifest.records:,} records,"
         f" k={identity.k}; replay of {config.teacher or 'nothing: no teacher given'}"
@@ -76,7 +86,7 @@ def verify(config: VerifyConfig) -> dict[str, object]:
             f" largest difference {replay.largest_difference:.2g} nats"
         )
         print("verify: mass outside the stored candidates, 0 to 1 in tenths: " + " ".join(map(str, replay.missing_mass)))
-    schema.write_atomically(epath.Path(config.folder) / REPORT_NAME, (json.dumps(found, indent=1) + "\n").encode())
+    write_atomically(epath.Path(config.folder) / REPORT_NAME, (json.dumps(found, indent=1) + "\n").encode())
     print(f"verify: {manifest.records:,} records are sound; wrote {config.folder}/{REPORT_NAME}\nnext: mergedistill train")
     return found
 
@@ -87,7 +97,14 @@ def _teacher(config: VerifyConfig, manifest: Manifest) -> Teacher:
     path = manifest.folder / schema.MANIFEST_NAME
     if not identity.k:
         raise RecordError(f"{path}: field k: found 0, expected predictions to replay {config.teacher} against")
-    schema.require_equal(path, dataclasses.asdict(identity), {"weights_hash": model_hash(config.teacher)})
+    tokenizer = load_tokenizer(config.teacher)
+    expected = {
+        "weights_hash": model_hash(config.teacher),
+        "vocabulary_hash": tokenizer.vocabulary_hash,
+        "tokenizer_hash": tokenizer.tokenizer_hash,
+        "vocabulary_size": len(tokenizer.tokens),
+    }
+    schema.require_equal(path, dataclasses.asdict(identity), expected)
     return load_teacher(config.teacher, max_length=identity.max_length, k=identity.k)
 
 
@@ -135,6 +152,12 @@ def record_problem(record: Record, identity: Identity) -> str | None:
             return f"field {field}: found id {int(ids.max())}, expected below {size}"
     if not len(record.masked_positions):
         return "field masked positions: found none, expected at least one"
+    if len(record.masked_positions) > identity.max_predictions:
+        return (
+            f"field masked positions: found {len(record.masked_positions)}, expected at most {identity.max_predictions}"
+        )
+    if record.draw >= identity.draws:
+        return f"field draw: found {record.draw}, expected below {identity.draws}"
     if not identity.k:
         return None
     ordered = np.sort(record.top_ids, axis=1)
@@ -147,6 +170,17 @@ def record_problem(record: Record, identity: Identity) -> str | None:
     if mass > 1 + LOG_PROB_SLACK:
         return f"field log_probs: found a mass of {mass:.4f}, expected at most 1"
     return None
+
+
+def _of_same_tokens(stored: Record, again: Record) -> Float[np.ndarray, "m k"]:
+    """The replayed log-probability of each stored candidate.
+
+    A candidate that is no longer among the k best can only have swapped places with one of nearly equal probability at
+    the very end: it is compared with the last that is.
+    """
+    same = stored.top_ids[:, :, None] == again.top_ids[:, None, :]
+    found = np.where(same, again.top_log_probs[:, None, :], 0.0).sum(axis=2)
+    return np.where(same.any(axis=2), found, again.top_log_probs[:, -1:]).astype(np.float32)
 
 
 def _replay(teacher: Teacher, records: Sequence[Record], identity: Identity, config: VerifyConfig) -> Replay:
@@ -162,10 +196,9 @@ def _replay(teacher: Teacher, records: Sequence[Record], identity: Identity, con
     largest, same, positions = 0.0, 0, 0
     mass = []
     for stored, again in zip(records, replayed, strict=True):
-        # Candidates of nearly equal probability may swap places: values are compared rank by rank.
         allowed = config.tolerance + np.abs(stored.top_log_probs) * 2.0**-10
-        difference = np.abs(stored.top_log_probs - again.top_log_probs)
-        if (difference > allowed).any():
+        difference = np.abs(stored.top_log_probs - _of_same_tokens(stored, again))
+        if not (difference <= allowed).all():  # a NaN is not within the tolerance either
             raise RecordError(
                 f"{config.folder}: text {stored.text_id.hex()}: field log_probs: found a difference of"
                 f" {float(difference.max()):.3g} nats from {config.teacher}, expected at most {config.tolerance}"

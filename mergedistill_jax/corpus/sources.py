@@ -12,6 +12,7 @@ import hashlib
 import json
 import lzma
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
@@ -59,7 +60,7 @@ def _decoded_lines(path: str, stream: IO[bytes]) -> Iterator[str]:
             yield line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path}: line {number}: found bytes that are not UTF-8 ({error.reason}), expected UTF-8") from error
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise CorpusError(f"{path}: after line {number}: found damaged compressed data ({error}), expected a whole file") from error
 
 
@@ -88,10 +89,12 @@ def json_documents(path: str) -> Iterator[str]:
             if not line.strip():
                 continue
             try:
-                text = json.loads(line)["text"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise CorpusError(f"{path}: line {number}: field text: found {line[:40]!r}, expected a JSON object") from error
-            if document := _paragraphs(text.splitlines()):
+                paragraphs = json.loads(line)["text"].splitlines()
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise CorpusError(
+                    f"{path}: line {number}: field text: found {line[:40]!r}, expected a JSON object with a string"
+                ) from error
+            if document := _paragraphs(paragraphs):
                 yield document
 
 
@@ -102,7 +105,8 @@ def wikiextractor_documents(path: str) -> Iterator[str]:
     """WikiExtractor's output, `<doc ...>` title, text `</doc>`; the title line is a paragraph of the document."""
     with open_text(path) as lines:
         body: list[str] | None = None
-        for number, line in enumerate(lines, start=1):
+        number = 0
+        for number, line in enumerate(lines, start=1):  # noqa: B007 - named in the error below
             if _DOC_START.match(line):
                 body = []
             elif line.startswith("</doc>"):
@@ -113,6 +117,8 @@ def wikiextractor_documents(path: str) -> Iterator[str]:
                 body.append(line)
             elif line.strip():
                 raise CorpusError(f"{path}: line {number}: found text outside <doc>, expected WikiExtractor output")
+        if body is not None:
+            raise CorpusError(f"{path}: line {number}: found the end of the file inside <doc>, expected </doc>")
 
 
 def _paragraphs(lines: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """A mixture of record tasks to global batches: a function of (mixture, seed, step), so that a resumed run sees the same."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator
 
@@ -93,19 +94,24 @@ def batches(mixture: RecordMixture, batch_size: int, *, seed: int, start_step: i
     Every process of a job reads the whole stream and places its own rows: simple, and the same batches on any number
     of processes.
     """
-    dataset = _dataset(mixture, seed=seed, shuffle=True, num_epochs=None)
+    dataset = _dataset(mixture, mixture.name, seed=seed, shuffle=True, num_epochs=None)
     dataset = dataset.skip(start_step * batch_size).batch(batch_size, drop_remainder=True)
     yield from dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
 def evaluation_batches(mixture: RecordMixture, batch_size: int) -> Iterator[Batch]:
-    """Every record once, in order; the last batch is filled up with rows of weight 0."""
-    dataset = _dataset(mixture, seed=0, shuffle=False, num_epochs=1)
+    """Every record once, in a fixed order, task by task; the last batch is filled up with rows of weight 0."""
+    # Not as a mixture: SeqIO ends that with the first of its tasks that runs out of records.
+    parts = [_dataset(mixture, source, seed=0, shuffle=False, num_epochs=1) for source in mixture.sources]
+    dataset = functools.reduce(tf.data.Dataset.concatenate, parts)
     for batch in dataset.batch(batch_size).as_numpy_iterator():
         yield _fill(batch, batch_size)
 
 
-def _dataset(mixture: RecordMixture, *, seed: int, shuffle: bool, num_epochs: int | None) -> tf.data.Dataset:
+def _dataset(
+    mixture: RecordMixture, name: str, *, seed: int, shuffle: bool, num_epochs: int | None
+) -> tf.data.Dataset:
+    """Examples of the mixture, or of the one of its tasks that is named, in the mixture's shapes."""
     rows = mixture.max_predictions
     lengths = {
         "token_ids": mixture.max_length,
@@ -116,7 +122,7 @@ def _dataset(mixture: RecordMixture, *, seed: int, shuffle: bool, num_epochs: in
         "source": None,
     }
     dataset = seqio.get_dataset(
-        mixture.name,
+        name,
         task_feature_lengths=lengths,
         dataset_split=SPLIT,
         feature_converter=DistillationFeatureConverter(mixture.k),

@@ -20,7 +20,7 @@ class RecordSource(seqio.FileDataSource):
     """The shards of one record folder, and what is known about them.
 
     Attributes:
-        manifest: complete, or the constructor refuses the folder by name.
+        manifest: complete and undamaged, or the constructor refuses the folder by name.
         vocabulary: the student's.
         teacher: the teacher's name in the student's vocabulary folder.
     """
@@ -30,6 +30,8 @@ class RecordSource(seqio.FileDataSource):
         self.vocabulary = vocabulary
         identity = manifest.identity
         self.teacher = vocabulary.member_of(identity.vocabulary_hash, manifest.folder / schema.MANIFEST_NAME)
+        for entry in manifest.shards:
+            schema.check_shard(manifest.folder, entry)
         files = [file for file, entry in zip(manifest.files, manifest.shards, strict=True) if entry.records]
         if not files:
             raise schema.RecordError(f"{manifest.folder}: found 0 records, expected at least one")
@@ -66,7 +68,7 @@ def add_record_task(name: str, folder: str, vocabulary_folder: str) -> str:
     source: the task's name, for metrics by language and teacher.
 
     Raises:
-        RecordError: the folder is missing or unfinished.
+        RecordError: the folder is missing or unfinished, or a shard is missing or altered.
         VocabularyError: its teacher is not one of the vocabulary's.
     """
     vocabulary = read_vocabulary(vocabulary_folder)

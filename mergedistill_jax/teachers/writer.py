@@ -2,9 +2,11 @@
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import seqio
+import tensorflow as tf
 
 from mergedistill_jax.schema import Manifest, Record, ShardEntry, check_shard, write_shard
 
@@ -21,7 +23,7 @@ def corpus_documents(task: str, split: str) -> Iterator[str]:
     """The documents of a registered SeqIO task, in its fixed order.
 
     Raises:
-        ValueError: no such task, or no such split.
+        ValueError: no such task, no such split, or a text file that cannot be read; one line.
     """
     if task not in seqio.TaskRegistry.names():
         known = sorted(seqio.TaskRegistry.names())
@@ -30,8 +32,13 @@ def corpus_documents(task: str, split: str) -> Iterator[str]:
     if split not in corpus.splits:
         raise ValueError(f"corpus {task}: split: found {split!r}, expected one of {sorted(corpus.splits)}")
     dataset = corpus.get_dataset(None, split=split, shuffle=False)
-    for example in dataset.as_numpy_iterator():
-        yield example["text"].decode()
+    try:
+        for example in dataset.as_numpy_iterator():
+            yield example["text"].decode()
+    except tf.errors.OpError as error:
+        # tf.data wraps what a text source raises, with a traceback in the message.
+        cause = re.sub(r"^\{\{.*?\}\} *", "", error.message).splitlines()[0]
+        raise ValueError(f"corpus {task}: {cause}") from error
 
 
 def summarise(documents: Iterable[str]) -> CorpusSummary:

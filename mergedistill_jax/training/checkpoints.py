@@ -9,7 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from mergedistill_jax.schema import write_atomically
+from mergedistill_jax.files import write_atomically
 from mergedistill_jax.training.step import TrainState
 
 RUN_FILE = "run.json"

@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int
 
-from mergedistill_jax.schema import write_atomically
+from mergedistill_jax.files import write_atomically
 from mergedistill_jax.vocabulary.tokenizer import (
     TOKENIZER_FILE,
     VOCABULARY_FILE,
@@ -24,6 +24,7 @@ from mergedistill_jax.vocabulary.tokenizer import (
     load_tokenizer,
     vocabulary_hash,
 )
+from mergedistill_jax.vocabulary.union import DROPPED
 
 DESCRIPTION_FILE = "vocabulary.json"
 ID_MAP_FILE = "id_map.npy"
@@ -62,9 +63,25 @@ class Vocabulary:
         return load_tokenizer(self.folder / "teachers" / name)
 
     def id_map(self, name: str) -> Int[np.ndarray, " v"]:
-        """The id map of one teacher: its ids to union ids."""
+        """The id map of one teacher: its ids to union ids.
+
+        Raises:
+            VocabularyError: no such teacher, or a map that does not fit its vocabulary and the union.
+        """
         self._require(name)
-        return np.load(io.BytesIO((self.folder / "teachers" / name / ID_MAP_FILE).read_bytes()))
+        path = self.folder / "teachers" / name / ID_MAP_FILE
+        try:
+            id_map = np.load(io.BytesIO(path.read_bytes()))
+        except (ValueError, EOFError) as error:
+            raise VocabularyError(f"{path}: found no array ({error}), expected one of NumPy's") from error
+        shape = (self.members[name].size,)
+        if id_map.dtype != np.int32 or id_map.shape != shape:
+            raise VocabularyError(f"{path}: found {id_map.dtype} of shape {id_map.shape}, expected int32 of {shape}")
+        if id_map.min() < DROPPED or id_map.max() >= self.size:
+            raise VocabularyError(
+                f"{path}: found ids from {id_map.min()} to {id_map.max()}, expected {DROPPED} to {self.size - 1}"
+            )
+        return id_map
 
     def member_of(self, teacher_vocabulary_hash: str, named_in: object) -> str:
         """The name of the teacher with this vocabulary; `named_in` is the file that asked, for the error.

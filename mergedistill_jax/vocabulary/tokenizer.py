@@ -21,6 +21,9 @@ SPECIAL_TOKENS = {
     "mask": ("[MASK]", "<mask>"),
 }
 
+REQUIRED_TOKENS = ("[UNK]", "[CLS]", "[SEP]")
+"""What BERT's WordPiece tokenizer cannot be built without."""
+
 
 class VocabularyError(ValueError):
     """A vocabulary or tokenizer that is missing or not what was asked for; the message is one line."""
@@ -127,12 +130,17 @@ def _wordpiece_from_vocabulary(folder: epath.Path) -> Tokenizer:
     """BERT's tokenizer from vocab.txt, as transformers builds it where there is no tokenizer.json."""
     path = folder / VOCABULARY_FILE
     # One token a line, and only "\n" ends a line: two of bert-base-chinese's tokens are Unicode line separators.
-    tokens = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    try:
+        tokens = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise VocabularyError(f"{path}: found bytes that are not UTF-8 ({error.reason}), expected UTF-8") from error
     vocabulary = {token.removesuffix("\r"): index for index, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
         raise VocabularyError(f"{path}: found {len(tokens) - len(vocabulary)} doubled tokens, expected each token once")
-    settings_path = folder / "tokenizer_config.json"
-    settings = json.loads(settings_path.read_text()) if settings_path.exists() else {}
+    missing = [token for token in REQUIRED_TOKENS if token not in vocabulary]
+    if missing:
+        raise VocabularyError(f"{path}: found no {missing[0]}, expected {', '.join(REQUIRED_TOKENS)}")
+    settings = _settings(folder / "tokenizer_config.json")
     lowercase = settings.get("do_lower_case", True)
     return wordpiece_tokenizer(
         vocabulary,
@@ -142,15 +150,24 @@ def _wordpiece_from_vocabulary(folder: epath.Path) -> Tokenizer:
     )
 
 
+def _settings(path: epath.Path) -> dict:
+    if not path.exists():
+        return {}
+    try:
+        settings = json.loads(path.read_text())
+    except ValueError as error:
+        raise VocabularyError(f"{path}: found no JSON ({error}), expected a JSON object") from error
+    if not isinstance(settings, dict):
+        raise VocabularyError(f"{path}: found {type(settings).__name__}, expected a JSON object")
+    return settings
+
+
 def wordpiece_tokenizer(
     vocabulary: dict[str, int], *, lowercase: bool, strip_accents: bool | None, split_chinese: bool
 ) -> Tokenizer:
-    """BERT's WordPiece tokenizer over a vocabulary, adding [CLS] and [SEP]."""
+    """BERT's WordPiece tokenizer over a vocabulary that has REQUIRED_TOKENS, adding [CLS] and [SEP]."""
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors  # noqa: PLC0415 - generic names
 
-    missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in vocabulary]
-    if missing:
-        raise VocabularyError(f"WordPiece vocabulary: found no {missing[0]}, expected [UNK], [CLS] and [SEP]")
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106 - a token of text
     tokenizer.normalizer = normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=split_chinese, strip_accents=strip_accents, lowercase=lowercase
