@@ -1,4 +1,7 @@
-"""Stage names to functions; the only module that imports gin. Flags are T5X's: --gin_file, --gin_search_paths, --gin.NAME=value."""
+"""Stage names to functions; the only module that imports gin.
+
+Flags are T5X's: --gin_file, --gin_search_paths, --gin.NAME=value.
+"""
 
 import contextlib
 import functools
@@ -11,9 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import gin
 from etils import epath
 
+import gin
 from mergedistill_jax.stage_log import StageTime, read_stage_time, write_stage_time
 
 STAGES = {
@@ -71,7 +74,8 @@ def usage() -> str:
     """The text of --help."""
     stages = "\n".join(f"  {name:<10}{text}" for name, (_, _, text) in STAGES.items())
     return (
-        "usage: mergedistill STAGE --gin_file=FILE [--gin_file=FILE ...] [--gin_search_paths=DIR,DIR] [--gin.NAME=VALUE ...]"
+        "usage: mergedistill STAGE --gin_file=FILE [--gin_file=FILE ...]"
+        " [--gin_search_paths=DIR,DIR] [--gin.NAME=VALUE ...]"
         f"\n\nstages:\n{stages}\n\n"
         "Values are gin's: strings in quotes, --gin.OUTPUT=\"'runs/x'\". MERGEDISTILL_TRACEBACK=1 shows tracebacks."
     )
@@ -164,9 +168,7 @@ def _run_step(
     return run_stage(stage, [*gin_files, gin_file], [*bindings, *step_bindings], search_paths, reuse=reuse)
 
 
-def configure(
-    stage: str, gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()
-) -> Any:
+def configure(stage: str, gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> Any:
     """The config object of a stage, made by gin.
 
     Raises:

@@ -26,8 +26,8 @@ from mergedistill_jax.teachers.inference import Teacher
 from mergedistill_jax.teachers.loading import load_teacher, model_hash
 from mergedistill_jax.training.checkpoints import Checkpoints, read_run
 from mergedistill_jax.training.metrics import read_log
-from mergedistill_jax.vocabulary.folder import read_vocabulary
 from mergedistill_jax.vocabulary.folder import Vocabulary as VocabularyFolder
+from mergedistill_jax.vocabulary.folder import read_vocabulary
 
 TAGGING_METRICS = {"pos": {"tagging_f1": "tagging_f1"}, "ner": {"entity_f1": "ner_f1"}}
 
@@ -68,8 +68,13 @@ def evaluate(config: EvaluateConfig) -> Report:
     manifests = _manifests(mixture)
     missing = sorted(set(config.teachers) - set(manifests))
     if missing:
-        raise RecordError(f"mixture {config.heldout}: language: found no {missing[0]!r}, expected one of {sorted(manifests)}")
-    print(f"evaluate: {len(config.teachers)} teachers, {len(config.students)} students on {mixture.records:,} held-out records")
+        raise RecordError(
+            f"mixture {config.heldout}: language: found no {missing[0]!r}, expected one of {sorted(manifests)}"
+        )
+    print(
+        f"evaluate: {len(config.teachers)} teachers and {len(config.students)} students"
+        f" on {mixture.records:,} held-out records"
+    )
     vocabulary = read_vocabulary(mixture.vocabulary_folder)
     teachers = {language: _teacher(folder, manifests[language]) for language, folder in config.teachers.items()}
     students = {name: _student(folder, vocabulary) for name, folder in config.students.items()}
@@ -207,13 +212,13 @@ def _report(
         if stage.stage not in ("evaluate", "pipeline"):
             per_stage[stage.stage] = per_stage.get(stage.stage, 0.0) + stage.seconds
     per_stage["evaluate"] = own_seconds
-    names = ", ".join(languages)
+    summary = (
+        f"{len(config.teachers)} teachers ({', '.join(languages)}), each with its own vocabulary, and one student over"
+        f" the union of {vocabulary.size:,} tokens, on the same {mixture.records:,} held-out masked sequences."
+    )
     return Report(
         title=config.title,
-        summary=[
-            f"{len(config.teachers)} teachers ({names}), each with its own vocabulary, and one student over the union of"
-            f" {vocabulary.size:,} tokens, scored on the same {mixture.records:,} held-out masked sequences.",
-        ],
+        summary=[summary],
         languages=languages,
         seconds=sum(per_stage.values()),
         seconds_per_stage=per_stage,

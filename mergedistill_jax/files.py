@@ -15,7 +15,7 @@ def write_atomically(path: epath.PathLike, data: bytes) -> None:
 
 
 def sync(path: epath.PathLike) -> None:
-    """fsync of a local file; object stores make an object visible only when it is whole."""
+    """Syncs a local file to disk; object stores make an object visible only when it is whole."""
     if "://" in str(path):
         return
     descriptor = os.open(str(path), os.O_RDONLY)

@@ -45,7 +45,7 @@ def address(folder: str, path: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GrammarTagging:
-    """Labelled sentences of the project's own grammars, to be written to files: ranges of documents for train and test."""
+    """Labelled sentences of the project's own grammars, written to files: ranges of documents for train and test."""
 
     train: tuple[int, int]
     test: tuple[int, int]
@@ -87,8 +87,8 @@ def pipeline(config: PipelineConfig, run_stage: RunStage) -> None:
 
     Args:
         config: what to run.
-        run_stage: the command line's own, called as (stage, gin_file, bindings, reuse=...); every stage is also given the
-            gin files and bindings that the pipeline was given: corpora, sizes, steps.
+        run_stage: the command line's own, called as (stage, gin_file, bindings, reuse=...); every stage is also given
+            the gin files and bindings that the pipeline was given: corpora, sizes, steps.
     """
     if config.grammar_tagging:
         _write_grammar_tagging(config)
@@ -120,9 +120,8 @@ def steps_of(config: PipelineConfig) -> Iterator[Step]:
             RECORDS=tuple(folder.records(language) for language in config.languages),
             HELDOUT=tuple(folder.heldout(language) for language in config.languages),
         )
-        yield _step(
-            "export", "export", OUTPUT=folder.export(student), RUN=folder.run(student), LANGUAGES=tuple(config.languages)
-        )
+        languages = tuple(config.languages)
+        yield _step("export", "export", OUTPUT=folder.export(student), RUN=folder.run(student), LANGUAGES=languages)
     yield from _finetune_steps(config, folder)
     yield _evaluate_step(config, folder)
 
@@ -187,9 +186,7 @@ def _record_steps(config: PipelineConfig, folder: _Folders, language: str) -> It
         ("transfer", config.transfer_draws, folder.records(language)),
         ("heldout", 1, folder.heldout(language)),
     ):
-        yield _step(
-            "predict", "predict", LANGUAGE=language, SPLIT=split, TEACHER=teacher, DRAWS=draws, OUTPUT=output
-        )
+        yield _step("predict", "predict", LANGUAGE=language, SPLIT=split, TEACHER=teacher, DRAWS=draws, OUTPUT=output)
         yield _step("verify", "verify", FOLDER=output, TEACHER=teacher)
 
 

@@ -333,7 +333,8 @@ def read_manifest(folder: epath.PathLike) -> Manifest:
     identity = _read_fields(folder / MANIFEST_NAME, Identity)
     if identity.schema_version != SCHEMA_VERSION:
         raise RecordError(
-            f"{folder / MANIFEST_NAME}: field schema_version: found {identity.schema_version}, expected {SCHEMA_VERSION}"
+            f"{folder / MANIFEST_NAME}: field schema_version: found {identity.schema_version},"
+            f" expected {SCHEMA_VERSION}"
         )
     names = sorted(path.name for path in folder.glob("shard-*.json"))
     shards = tuple(_read_fields(folder / name, ShardEntry) for name in names)
@@ -360,9 +361,8 @@ def _read_fields(path: epath.Path, cls: type) -> Any:
     for field in dataclasses.fields(cls):
         accepted = (float, int) if field.type is float else (field.type,)
         if type(fields[field.name]) not in accepted:
-            raise RecordError(
-                f"{path}: field {field.name}: found {fields[field.name]!r}, expected {field.type.__name__}"
-            )
+            kind = getattr(field.type, "__name__", field.type)
+            raise RecordError(f"{path}: field {field.name}: found {fields[field.name]!r}, expected {kind}")
     return cls(**fields)
 
 
@@ -415,4 +415,4 @@ def read_records(folder: epath.PathLike, shard: int, *, k: int, width: int) -> I
     """The records of one shard, decoded in numpy."""
     path = str(epath.Path(folder) / shard_name(shard))
     for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
-        yield decode_record(serialized, k=k, width=width)
+        yield decode_record(bytes(serialized), k=k, width=width)

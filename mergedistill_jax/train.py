@@ -103,7 +103,7 @@ def _loop(
     mixture: RecordMixture,
     state: TrainState,
     start: int,
-    step_fn: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
+    step_fn: Callable[..., tuple[TrainState, dict[str, Any]]],
     evaluate: Callable[[Any], dict[str, float]] | None,
     checkpoints: Checkpoints,
     mesh: Mesh,
@@ -136,7 +136,7 @@ def _shown(numbers: dict[str, float]) -> dict[str, float]:
 
 
 def _evaluate(
-    apply_fn: Callable[..., jax.Array], heldout: RecordMixture, config: TrainConfig, mesh: Mesh, params: Any
+    apply_fn: Callable[..., Any], heldout: RecordMixture, config: TrainConfig, mesh: Mesh, params: Any
 ) -> dict[str, float]:
     """Held-out numbers, named `heldout/...`."""
     step_config = StepConfig(num_sources=len(heldout.sources), has_teacher=heldout.k > 0)
@@ -148,7 +148,7 @@ def _evaluate(
 
 
 @functools.cache
-def _compiled_eval(apply_fn: Callable[..., jax.Array], step_config: StepConfig) -> Callable[..., dict[str, jax.Array]]:
+def _compiled_eval(apply_fn: Callable[..., Any], step_config: StepConfig) -> Callable[..., dict[str, Any]]:
     return jax.jit(make_eval_step(apply_fn, step_config))
 
 

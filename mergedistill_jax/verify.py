@@ -85,9 +85,11 @@ def verify(config: VerifyConfig) -> dict[str, object]:
             f"verify: replayed {replay.positions:,} positions: {replay.agreement:.2%} same best token,"
             f" largest difference {replay.largest_difference:.2g} nats"
         )
-        print("verify: mass outside the stored candidates, 0 to 1 in tenths: " + " ".join(map(str, replay.missing_mass)))
+        bins = " ".join(map(str, replay.missing_mass))
+        print(f"verify: mass outside the stored candidates, 0 to 1 in tenths: {bins}")
     write_atomically(epath.Path(config.folder) / REPORT_NAME, (json.dumps(found, indent=1) + "\n").encode())
-    print(f"verify: {manifest.records:,} records are sound; wrote {config.folder}/{REPORT_NAME}\nnext: mergedistill train")
+    print(f"verify: {manifest.records:,} records are sound; wrote {config.folder}/{REPORT_NAME}")
+    print("next: mergedistill train")
     return found
 
 
@@ -144,22 +146,24 @@ def _checked_records(manifest: Manifest, entry: ShardEntry) -> list[Record]:
 
 def record_problem(record: Record, identity: Identity) -> str | None:
     """The first thing wrong with a record, "field ...: found ..., expected ...", or None."""
-    size = identity.vocabulary_size
+    return _input_problem(record, identity) or (_prediction_problem(record) if identity.k else None)
+
+
+def _input_problem(record: Record, identity: Identity) -> str | None:
+    size, masked = identity.vocabulary_size, len(record.masked_positions)
     if len(record.input_ids) > identity.max_length:
         return f"field input: found {len(record.input_ids)} ids, expected at most {identity.max_length}"
     for field, ids in (("input", record.input_ids), ("gold", record.gold_ids), ("top", record.top_ids)):
         if ids.size and int(ids.max()) >= size:
             return f"field {field}: found id {int(ids.max())}, expected below {size}"
-    if not len(record.masked_positions):
-        return "field masked positions: found none, expected at least one"
-    if len(record.masked_positions) > identity.max_predictions:
-        return (
-            f"field masked positions: found {len(record.masked_positions)}, expected at most {identity.max_predictions}"
-        )
+    if not 1 <= masked <= identity.max_predictions:
+        return f"field masked positions: found {masked}, expected 1 to {identity.max_predictions}"
     if record.draw >= identity.draws:
         return f"field draw: found {record.draw}, expected below {identity.draws}"
-    if not identity.k:
-        return None
+    return None
+
+
+def _prediction_problem(record: Record) -> str | None:
     ordered = np.sort(record.top_ids, axis=1)
     if (ordered[:, 1:] == ordered[:, :-1]).any():
         return "field top: found a candidate twice, expected distinct ids"

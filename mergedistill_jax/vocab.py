@@ -1,4 +1,4 @@
-"""Stage 1: the vocabulary. Learned from text for a teacher made here, or the union of several teachers' for a student."""
+"""Stage 1: the vocabulary, learned from text for a teacher made here, or the union of its teachers' for a student."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,8 @@ def vocab(config: VocabConfig) -> Vocabulary:
     """Writes a vocabulary folder and says what is in it."""
     method = config.method
     if isinstance(method, LearnConfig):
-        print(f"vocab: learn {method.size:,} WordPiece tokens from {method.corpus}:{method.split} -> {config.output}")
+        source = f"{method.corpus}:{method.split}"
+        print(f"vocab: learn {method.size:,} WordPiece tokens from {source} -> {config.output}")
         vocabulary = _learn(config.output, method)
     else:
         print(f"vocab: union of {len(method.teachers)} vocabularies -> {config.output}")
@@ -90,7 +91,9 @@ def _unite(output: str, method: UnionConfig) -> Vocabulary:
 def _overlap_lines(shared: Mapping[str, Mapping[str, int]], conflicts: Sequence[str]) -> list[str]:
     lines = [f"  {one}: {row[one]:,} tokens; shared with " + _others(one, row) for one, row in shared.items()]
     if conflicts:
-        lines.append(f"  the teachers' normalisers differ in {', '.join(conflicts)}; the student keeps more of the text")
+        lines.append(
+            f"  the teachers' normalisers differ in {', '.join(conflicts)}; the student keeps more of the text"
+        )
     return lines
 
 

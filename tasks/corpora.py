@@ -8,7 +8,7 @@ corpus is needed (see gin/runs/):
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import seqio
 import tensorflow as tf
@@ -22,7 +22,7 @@ SPLITS: Mapping[str, Split] = {
     "transfer": Split(start=0.01, stop=0.11),
     "all": Split(),
 }
-"""Default shares: teachers learn on `train`, students on `transfer` (a tenth, within `train`), both are scored on `heldout`."""
+"""Default shares: teachers learn on `train`, students on `transfer`, a tenth of it; both are scored on `heldout`."""
 
 
 def add_corpus(name: str, documents: Callable[[str], Iterator[str]], splits: Sequence[str]) -> str:
@@ -38,7 +38,7 @@ def add_corpus(name: str, documents: Callable[[str], Iterator[str]], splits: Seq
         seqio.TaskRegistry.remove(name)
     seqio.TaskRegistry.add(
         name,
-        source=seqio.FunctionDataSource(dataset_fn=dataset, splits=list(splits)),
+        source=cast("Any", seqio.FunctionDataSource(dataset_fn=dataset, splits=list(splits))),
         preprocessors=[],
         output_features={},
     )
@@ -50,10 +50,8 @@ def _as_examples(documents: Callable[[str], Iterator[str]], split: str) -> Itera
         yield {"text": document.encode()}
 
 
-def add_files(
-    name: str, files: Sequence[str], text_format: str, splits: Mapping[str, Split] | None = None
-) -> str:
-    """Registers text files: format "plain", "jsonl" or "wikiextractor", compressed or not; patterns with * are expanded.
+def add_files(name: str, files: Sequence[str], text_format: str, splits: Mapping[str, Split] | None = None) -> str:
+    """Registers text files as "plain", "jsonl" or "wikiextractor", compressed or not; * in names is expanded.
 
     Raises:
         CorpusError: no file fits a pattern, or the format is unknown.
@@ -71,7 +69,7 @@ def add_files(
 
 
 def add_wikiextractor(language: str, folder: str, pattern: str, splits: Mapping[str, Split] | None = None) -> str:
-    """Registers WikiExtractor output of one language as `wikipedia_<language>`; {language} in the pattern is filled in."""
+    """Registers WikiExtractor output as `wikipedia_<language>`; {language} in the pattern is filled in."""
     files = [f"{folder}/{pattern.format(language=language)}"]
     return add_files(f"wikipedia_{language}", files, "wikiextractor", splits)
 

@@ -20,9 +20,7 @@ def task_name(folder: str) -> str:
     return f"records_{identity.language}_{identity.teacher or 'gold'}_{split}".replace("-", "_").replace(".", "_")
 
 
-def add_students_mixture(
-    folders: Sequence[str], vocabulary: str, exponent: float = 0.7, name: str = "records"
-) -> str:
+def add_students_mixture(folders: Sequence[str], vocabulary: str, exponent: float = 0.7, name: str = "records") -> str:
     """Registers one task per record folder and their mixture; returns the mixture's name.
 
     Raises:

@@ -1,4 +1,5 @@
 """Eight CPU devices, shapes checked by beartype, and small folders that many tests need."""
+# ruff: noqa: E402 - the settings come before the imports that read them
 
 import os
 
@@ -25,7 +26,7 @@ from mergedistill_jax.vocabulary.learning import learn_wordpiece
 
 TEXTS = {
     "en": [
-        "The old sailor repaired the small boat near the harbour.\nHe sold fresh fish to the children, and they smiled.",
+        "The old sailor repaired the small boat near the harbour.\nHe sold fresh fish to the children; they smiled.",
         "A young teacher reads long letters every evening.\nThe letters come from her sister in the mountains.",
         "Two dogs slept under the wooden table while the rain fell on the roof.",
         "My neighbour grows tomatoes; his garden is full of bees, birds and noise.",

@@ -32,7 +32,9 @@ class MaskingConfig:
         if not 0.0 < self.rate < 1.0:
             raise ValueError(f"MaskingConfig.rate: found {self.rate}, expected a share between 0 and 1")
         if not self.rate <= self.max_share <= 1.0:
-            raise ValueError(f"MaskingConfig.max_share: found {self.max_share}, expected between rate={self.rate} and 1")
+            raise ValueError(
+                f"MaskingConfig.max_share: found {self.max_share}, expected between rate={self.rate} and 1"
+            )
 
     def max_predictions(self, length: int) -> int:
         """Most masked positions of a sequence of `length` tokens."""

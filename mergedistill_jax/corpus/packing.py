@@ -84,7 +84,7 @@ def _word_of_pieces(of_character: Int[np.ndarray, " c"], starts: Int[np.ndarray,
 
 
 def sequence_bounds(pieces: Pieces, capacity: int) -> list[tuple[int, int]]:
-    """Half-open ranges of pieces, each at most `capacity` long and cut between words (inside one only if it alone is longer)."""
+    """Half-open ranges of pieces, at most `capacity` long and cut between words (inside one that alone is longer)."""
     new_word = np.ones(len(pieces.ids) + 1, bool)
     new_word[1:-1] = (pieces.text[1:] != pieces.text[:-1]) | (pieces.word[1:] != pieces.word[:-1])
     bounds = []
@@ -103,7 +103,7 @@ def sequence_bounds(pieces: Pieces, capacity: int) -> list[tuple[int, int]]:
 def masked_records(
     documents: Sequence[str], tokenizer: TeacherTokenizer, masking: MaskingConfig, *, max_length: int, draws: int
 ) -> Iterator[Record]:
-    """Masked sequences of some documents, all draws of a sequence one after another, with no predictions yet (k = 0)."""
+    """Masked sequences of some documents, all draws of one sequence in a row, with no predictions yet (k = 0)."""
     pieces = tokenise(documents, tokenizer)
     for start, stop in sequence_bounds(pieces, max_length - 2):
         for draw in range(draws):

@@ -13,12 +13,12 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import IO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Any
 
 import tensorflow as tf
 
-OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
+OPENERS: dict[str, Callable[[Any], Any]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
     ".bz2": bz2.BZ2File,
     ".xz": lzma.LZMAFile,
@@ -53,15 +53,19 @@ def open_text(path: str) -> Iterator[Iterator[str]]:
         yield _decoded_lines(path, stream)
 
 
-def _decoded_lines(path: str, stream: IO[bytes]) -> Iterator[str]:
+def _decoded_lines(path: str, stream: Iterable[bytes]) -> Iterator[str]:
     number = 0
     try:
         for number, line in enumerate(stream, start=1):  # noqa: B007 - named in the errors below
             yield line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{path}: line {number}: found bytes that are not UTF-8 ({error.reason}), expected UTF-8") from error
+        raise CorpusError(
+            f"{path}: line {number}: found bytes that are not UTF-8 ({error.reason}), expected UTF-8"
+        ) from error
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise CorpusError(f"{path}: after line {number}: found damaged compressed data ({error}), expected a whole file") from error
+        raise CorpusError(
+            f"{path}: after line {number}: found damaged compressed data ({error}), expected a whole file"
+        ) from error
 
 
 def plain_documents(path: str) -> Iterator[str]:
@@ -106,7 +110,7 @@ def wikiextractor_documents(path: str) -> Iterator[str]:
     with open_text(path) as lines:
         body: list[str] | None = None
         number = 0
-        for number, line in enumerate(lines, start=1):  # noqa: B007 - named in the error below
+        for number, line in enumerate(lines, start=1):
             if _DOC_START.match(line):
                 body = []
             elif line.startswith("</doc>"):

@@ -1,9 +1,13 @@
-"""A mixture of record tasks to global batches: a function of (mixture, seed, step), so that a resumed run sees the same."""
+"""A mixture of record tasks to global batches.
+
+A batch is a function of (mixture, seed, step), so that a resumed run sees the same.
+"""
 
 import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import seqio
@@ -13,7 +17,7 @@ from mergedistill_jax.data.feature_converter import DistillationFeatureConverter
 from mergedistill_jax.data.records import SPLIT, RecordSource
 from mergedistill_jax.schema import RecordError
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,10 +61,7 @@ def describe_mixture(name: str, k: int | None = None) -> RecordMixture:
     if name not in known:
         raise RecordError(f"mixture: found {name!r}, expected a registered mixture or task: {known}")
     tasks = sorted(seqio.get_subtasks(seqio.get_mixture_or_task(name)), key=lambda task: task.name)
-    sources = [task.source for task in tasks]
-    for task in tasks:
-        if not isinstance(task.source, RecordSource):
-            raise RecordError(f"task {task.name}: found a {type(task.source).__name__}, expected a record folder")
+    sources = [_record_source(task) for task in tasks]
     vocabularies = {source.vocabulary.hash: source.vocabulary for source in sources}
     if len(vocabularies) > 1:
         raise RecordError(f"mixture {name}: found {len(vocabularies)} vocabularies, expected one for all tasks")
@@ -88,6 +89,12 @@ def describe_mixture(name: str, k: int | None = None) -> RecordMixture:
     )
 
 
+def _record_source(task: seqio.Task) -> RecordSource:
+    if not isinstance(task.source, RecordSource):
+        raise RecordError(f"task {task.name}: found a {type(task.source).__name__}, expected a record folder")
+    return task.source
+
+
 def batches(mixture: RecordMixture, batch_size: int, *, seed: int, start_step: int = 0) -> Iterator[Batch]:
     """Endless global batches of numpy arrays from `start_step` on; the same for the same mixture, size and seed.
 
@@ -96,7 +103,8 @@ def batches(mixture: RecordMixture, batch_size: int, *, seed: int, start_step: i
     """
     dataset = _dataset(mixture, mixture.name, seed=seed, shuffle=True, num_epochs=None)
     dataset = dataset.skip(start_step * batch_size).batch(batch_size, drop_remainder=True)
-    yield from dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    for batch in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+        yield dict(batch)
 
 
 def evaluation_batches(mixture: RecordMixture, batch_size: int) -> Iterator[Batch]:
@@ -105,12 +113,10 @@ def evaluation_batches(mixture: RecordMixture, batch_size: int) -> Iterator[Batc
     parts = [_dataset(mixture, source, seed=0, shuffle=False, num_epochs=1) for source in mixture.sources]
     dataset = functools.reduce(tf.data.Dataset.concatenate, parts)
     for batch in dataset.batch(batch_size).as_numpy_iterator():
-        yield _fill(batch, batch_size)
+        yield _fill(dict(batch), batch_size)
 
 
-def _dataset(
-    mixture: RecordMixture, name: str, *, seed: int, shuffle: bool, num_epochs: int | None
-) -> tf.data.Dataset:
+def _dataset(mixture: RecordMixture, name: str, *, seed: int, shuffle: bool, num_epochs: int | None) -> tf.data.Dataset:
     """Examples of the mixture, or of the one of its tasks that is named, in the mixture's shapes."""
     rows = mixture.max_predictions
     lengths = {

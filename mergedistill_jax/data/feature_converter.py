@@ -13,14 +13,14 @@ _Spec = seqio.FeatureConverter.FeatureSpec
 class DistillationFeatureConverter(seqio.FeatureConverter):
     """Pads record features and says what is padding; [PAD] is id 0 in every student vocabulary.
 
-        token_ids         [l]     padded with [PAD]
-        lengths           []      real tokens
-        masked_positions  [m]     padded with 0, the weight tells
-        gold_ids          [m]
-        loss_weights      [m]     1.0 at a masked position, 0.0 at padding
-        teacher_ids       [m, k]
-        teacher_log_probs [m, k]  padded with a finite, massless log-probability
-        source            []      name of the task
+    token_ids         [l]     padded with [PAD]
+    lengths           []      real tokens
+    masked_positions  [m]     padded with 0, the weight tells
+    gold_ids          [m]
+    loss_weights      [m]     1.0 at a masked position, 0.0 at padding
+    teacher_ids       [m, k]
+    teacher_log_probs [m, k]  padded with a finite, massless log-probability
+    source            []      name of the task
     """
 
     TASK_FEATURES = {  # noqa: RUF012 - SeqIO's own declaration
@@ -36,7 +36,7 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
         "loss_weights": _Spec(dtype=tf.float32),
         "lengths": _Spec(dtype=tf.int32, rank=0),
     }
-    PACKING_FEATURE_DTYPES = None
+    PACKING_FEATURE_DTYPES = {}  # noqa: RUF012 - SeqIO's own declaration
 
     def __init__(self, k: int) -> None:
         super().__init__(pack=False)
@@ -46,24 +46,14 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
         length, rows, k = task_feature_lengths["token_ids"], task_feature_lengths["masked_positions"], self._k
 
         def convert(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            missing = rows - tf.shape(example["gold_ids"])[0]
-            real_tokens = tf.shape(example["token_ids"])[0]
-
-            def pad(name: str, value: float = 0) -> tf.Tensor:
-                return tf.ensure_shape(tf.pad(example[name], [[0, missing]], constant_values=value), [rows])
-
-            def pad_candidates(name: str, value: float = 0) -> tf.Tensor:
-                kept = example[name][:, :k]
-                return tf.ensure_shape(tf.pad(kept, [[0, missing], [0, 0]], constant_values=value), [rows, k])
-
             return {
-                "token_ids": tf.ensure_shape(tf.pad(example["token_ids"], [[0, length - real_tokens]]), [length]),
-                "lengths": real_tokens,
-                "masked_positions": pad("masked_positions"),
-                "gold_ids": pad("gold_ids"),
-                "loss_weights": tf.cast(tf.range(rows) < rows - missing, tf.float32),
-                "teacher_ids": pad_candidates("teacher_ids"),
-                "teacher_log_probs": pad_candidates("teacher_log_probs", IMPOSSIBLE_LOG_PROB),
+                "token_ids": _padded(example["token_ids"], length),
+                "lengths": tf.shape(example["token_ids"])[0],
+                "masked_positions": _padded(example["masked_positions"], rows),
+                "gold_ids": _padded(example["gold_ids"], rows),
+                "loss_weights": tf.cast(tf.range(rows) < tf.shape(example["gold_ids"])[0], tf.float32),
+                "teacher_ids": _padded(example["teacher_ids"][:, :k], rows),
+                "teacher_log_probs": _padded(example["teacher_log_probs"][:, :k], rows, IMPOSSIBLE_LOG_PROB),
                 "source": example["source"],
             }
 
@@ -72,3 +62,10 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
     def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> Mapping[str, int]:
         """Lengths after conversion: the same, and one weight per masked position."""
         return {**task_feature_lengths, "loss_weights": task_feature_lengths["masked_positions"], "lengths": 0}
+
+
+def _padded(values: tf.Tensor, rows: int, filler: float = 0) -> tf.Tensor:
+    """The values with rows of filler up to `rows`; a static shape."""
+    missing = tf.concat([[rows - tf.shape(values)[0]], tf.shape(values)[1:]], axis=0)
+    padded = tf.concat([values, tf.fill(missing, tf.cast(filler, values.dtype))], axis=0)
+    return tf.ensure_shape(padded, [rows, *values.shape[1:]])

@@ -1,6 +1,7 @@
 """Record folders as SeqIO tasks in the student's ids: the id map is applied while reading, nothing is re-masked."""
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 import seqio
@@ -45,8 +46,8 @@ class RecordSource(seqio.FileDataSource):
 def to_student_ids(id_map: np.ndarray, parsed: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Maps a parsed record into the student's vocabulary.
 
-    A dropped token cannot stand in a text (the union keeps every token but placeholders); among the teacher's candidates
-    it loses its mass.
+    A dropped token cannot stand in a text (the union keeps every token but placeholders); among the teacher's
+    candidates it loses its mass.
     """
     table = tf.constant(np.maximum(id_map, 0), tf.int32)
     kept = tf.constant(id_map != DROPPED)
@@ -64,8 +65,8 @@ def to_student_ids(id_map: np.ndarray, parsed: Mapping[str, tf.Tensor]) -> dict[
 def add_record_task(name: str, folder: str, vocabulary_folder: str) -> str:
     """Registers a record folder as the SeqIO task `name`; a second call replaces the first.
 
-    Features: token_ids [l], masked_positions [m], gold_ids [m], teacher_ids [m, k] int32, teacher_log_probs [m, k] float32,
-    source: the task's name, for metrics by language and teacher.
+    Features: token_ids [l], masked_positions [m], gold_ids [m], teacher_ids [m, k] in int32; teacher_log_probs [m, k]
+    in float32; source: the task's name, for metrics by language and teacher.
 
     Raises:
         RecordError: the folder is missing or unfinished, or a shard is missing or altered.
@@ -87,14 +88,16 @@ def add_record_task(name: str, folder: str, vocabulary_folder: str) -> str:
 
     if name in seqio.TaskRegistry.names():
         seqio.TaskRegistry.remove(name)
-    seqio.TaskRegistry.add(name, source=source, preprocessors=[parse], output_features=_features(vocabulary.size))
+    seqio.TaskRegistry.add(
+        name, source=cast("Any", source), preprocessors=[parse], output_features=_features(vocabulary.size)
+    )
     return name
 
 
 def _features(size: int) -> dict[str, seqio.Feature]:
     ids = seqio.PassThroughVocabulary(size)
 
-    def feature(rank: int = 1, dtype: tf.DType = tf.int32) -> seqio.Feature:
+    def feature(rank: int = 1, dtype: Any = tf.int32) -> seqio.Feature:
         return seqio.Feature(ids, add_eos=False, rank=rank, dtype=dtype)
 
     return {
@@ -114,7 +117,7 @@ def add_record_mixture(name: str, tasks: list[str], exponent: float) -> str:
     """
 
     def rate(task: seqio.Task) -> float:
-        return float(task.source.manifest.records) ** exponent
+        return float(cast("RecordSource", task.source).manifest.records) ** exponent
 
     if name in seqio.MixtureRegistry.names():
         seqio.MixtureRegistry.remove(name)

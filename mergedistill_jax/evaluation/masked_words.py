@@ -1,4 +1,4 @@
-"""Scores of a model on masked words: accuracy, loss, agreement with the teacher; and the most-frequent-token baseline."""
+"""Scores of a model on masked words: accuracy, loss, agreement with the teacher; and the most frequent token's."""
 
 import dataclasses
 import functools
@@ -50,7 +50,7 @@ def _hits_and_loss(
 ) -> tuple[Array, Array]:
     """Best token [b, m] and loss of the gold token [b, m] in nats."""
     attention_mask = jnp.arange(token_ids.shape[1]) < lengths[:, None]
-    logits = MaskedLanguageModel(config).apply({"params": params}, token_ids, attention_mask, positions)
+    logits = jnp.asarray(MaskedLanguageModel(config).apply({"params": params}, token_ids, attention_mask, positions))
     logits = jnp.where(jnp.arange(logits.shape[-1]) < num_tokens, logits, NO_TOKEN_LOGIT)
     gold = jnp.take_along_axis(logits, gold_ids[..., None], axis=-1)[..., 0]
     return jnp.argmax(logits, axis=-1), jax.nn.logsumexp(logits, axis=-1) - gold

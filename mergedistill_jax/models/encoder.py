@@ -7,6 +7,7 @@ The layout follows Devlin et al. 2019 (post-layer-norm), so that the weights go 
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -52,10 +53,12 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:
             raise ValueError(
-                f"EncoderConfig.hidden_size: found {self.hidden_size}, expected a multiple of num_heads={self.num_heads}"
+                f"EncoderConfig.hidden_size: found {self.hidden_size},"
+                f" expected a multiple of num_heads={self.num_heads}"
             )
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"EncoderConfig.activation: found {self.activation!r}, expected one of {sorted(ACTIVATIONS)}")
+            known = sorted(ACTIVATIONS)
+            raise ValueError(f"EncoderConfig.activation: found {self.activation!r}, expected one of {known}")
         if self.position_init not in ("normal", "sinusoidal"):
             raise ValueError(
                 f"EncoderConfig.position_init: found {self.position_init!r}, expected 'normal' or 'sinusoidal'"
@@ -137,9 +140,9 @@ class SelfAttention(nn.Module):
         probs = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         probs = nn.Dropout(config.dropout_rate)(probs, deterministic=deterministic)
         context = jnp.einsum("bhqk,bkhe->bqhe", probs, value)
-        return dense(
-            config.hidden_size, ("heads", "kv", "embed"), config, "output", dtype=self.dtype, contract=2
-        )(context)
+        return dense(config.hidden_size, ("heads", "kv", "embed"), config, "output", dtype=self.dtype, contract=2)(
+            context
+        )
 
 
 class EncoderLayer(nn.Module):
@@ -174,9 +177,9 @@ class Embeddings(nn.Module):
         position = normal if config.position_init == "normal" else sinusoidal_init(config.initializer_range)
         width = config.hidden_size
         table = nn.with_logical_partitioning
-        self.token = self.param("token", table(normal, ("vocab", "embed")), (config.vocab_size, width))
-        self.position = self.param("position", table(position, ("position", "embed")), (config.max_length, width))
-        self.segment = self.param("segment", table(normal, ("segment", "embed")), (config.type_vocab_size, width))
+        self.token: Any = self.param("token", table(normal, ("vocab", "embed")), (config.vocab_size, width))
+        self.position: Any = self.param("position", table(position, ("position", "embed")), (config.max_length, width))
+        self.segment: Any = self.param("segment", table(normal, ("segment", "embed")), (config.type_vocab_size, width))
         self.norm = LayerNorm(config.layer_norm_epsilon)
         self.dropout = nn.Dropout(config.dropout_rate)
 

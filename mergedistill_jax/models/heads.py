@@ -1,5 +1,7 @@
 """What stands on the encoder: the masked-LM head and the token classifier."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -23,7 +25,7 @@ class MaskedLanguageModel(nn.Module):
         self.encoder = Encoder(config, self.dtype)
         self.transform = dense(config.hidden_size, ("embed", "embed_out"), config, "transform", dtype=self.dtype)
         self.transform_norm = LayerNorm(config.layer_norm_epsilon)
-        self.decoder_bias = self.param(
+        self.decoder_bias: Any = self.param(
             "decoder_bias", nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",)), (config.vocab_size,)
         )
 

@@ -58,8 +58,9 @@ def _predict(
     k: int,
 ) -> tuple[Array, Array]:
     attention_mask = jnp.arange(token_ids.shape[1]) < lengths[:, None]
-    logits = MaskedLanguageModel(config).apply({"params": params}, token_ids, attention_mask, masked_positions)
-    return top_log_probs(logits, num_tokens, k)
+    model = MaskedLanguageModel(config)
+    logits = model.apply({"params": params}, token_ids, attention_mask, masked_positions)
+    return top_log_probs(jnp.asarray(logits), num_tokens, k)
 
 
 def pad_batch(
@@ -83,9 +84,7 @@ def predict_records(
     for start in range(0, len(records), batch_size):
         batch = records[start : start + batch_size]
         arrays = pad_batch(batch, batch_size, length, max_predictions, teacher.pad_id)
-        ids, log_probs = _predict(
-            teacher.params, *arrays, config=teacher.config, num_tokens=teacher.num_tokens, k=k
-        )
+        ids, log_probs = _predict(teacher.params, *arrays, config=teacher.config, num_tokens=teacher.num_tokens, k=k)
         ids, log_probs = np.asarray(ids), np.asarray(log_probs)
         for row, record in enumerate(batch):
             count = len(record.masked_positions)

@@ -14,15 +14,16 @@ def load_teacher(folder: str, *, max_length: int, k: int) -> Teacher:
     """Loads a teacher.
 
     Raises:
-        ValueError: the folder is no masked language model, its tokenizer has more tokens than its output rows, it is too
-            short for `max_length`, or it has fewer than k tokens.
+        ValueError: the folder is no masked language model, its tokenizer has more tokens than its output rows, it is
+            too short for `max_length`, or it has fewer than k tokens.
     """
     tokenizer = load_tokenizer(folder)
     encoder, params = huggingface.load_masked_lm(folder)
     num_tokens = len(tokenizer.tokens)
     if encoder.vocab_size < num_tokens:
         raise ValueError(
-            f"{tokenizer.path}: field vocab: found {num_tokens} tokens, expected at most the model's {encoder.vocab_size}"
+            f"{tokenizer.path}: field vocab: found {num_tokens} tokens,"
+            f" expected at most the model's {encoder.vocab_size}"
         )
     if encoder.max_length < max_length:
         raise ValueError(

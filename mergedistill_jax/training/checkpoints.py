@@ -50,7 +50,8 @@ def open_run(folder: epath.PathLike, run: Run) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (json.dumps(dataclasses.asdict(run), indent=1) + "\n").encode())
         return
-    found, expected = _flat(dataclasses.asdict(read_run(folder))), _flat(json.loads(json.dumps(dataclasses.asdict(run))))
+    found = _flat(dataclasses.asdict(read_run(folder)))
+    expected = _flat(json.loads(json.dumps(dataclasses.asdict(run))))
     for field in sorted({*found, *expected} - {"vocabulary_folder"}):
         if found.get(field) != expected.get(field):
             raise CheckpointError(

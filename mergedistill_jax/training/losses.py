@@ -1,9 +1,9 @@
 """Gold cross-entropy and distillation from a teacher's top-k, per masked position, in nats.
 
-    L = lambda * CE(gold) + (1 - lambda) * CE(teacher's top-k)          Khanuja et al. 2021; annealing: Clark et al. 2019
+    L = lambda * CE(gold) + (1 - lambda) * CE(teacher's top-k)     Khanuja et al. 2021; annealing: Clark et al. 2019
 
-The student is always normalised over its whole vocabulary; what differs is what becomes of the mass that the teacher gave
-to tokens outside its top-k (`missing_mass`):
+The student is always normalised over its whole vocabulary; what differs is what becomes of the mass that the teacher
+gave to tokens outside its top-k (`missing_mass`):
 
     renormalise   the k are scaled to sum to 1 (the paper's reading)
     truncate      the k keep their probabilities, the rest is ignored
@@ -36,7 +36,9 @@ class DistillationConfig:
 
     def __post_init__(self) -> None:
         if self.missing_mass not in MISSING_MASS:
-            raise ValueError(f"DistillationConfig.missing_mass: found {self.missing_mass!r}, expected one of {MISSING_MASS}")
+            raise ValueError(
+                f"DistillationConfig.missing_mass: found {self.missing_mass!r}, expected one of {MISSING_MASS}"
+            )
         if self.temperature <= 0:
             raise ValueError(f"DistillationConfig.temperature: found {self.temperature}, expected more than 0")
         if self.temperature != 1.0 and self.missing_mass != "renormalise":
@@ -73,13 +75,14 @@ def distillation_loss(
     student = jnp.take_along_axis(scaled, teacher_ids, axis=-1) - total
     if config.missing_mass == "renormalise":
         shares = jax.nn.softmax(teacher_log_probs / config.temperature, axis=-1)
-        return -config.temperature**2 * jnp.sum(shares * student, axis=-1)
+        return -(config.temperature**2) * jnp.sum(shares * student, axis=-1)
     teacher = jnp.exp(teacher_log_probs)
     within = -jnp.sum(teacher * student, axis=-1)
     missing = jnp.maximum(1.0 - jnp.sum(teacher, axis=-1), 0.0)
     if config.missing_mass == "truncate":
         return within
     if config.missing_mass == "tail":
-        covered = jnp.minimum(jnp.sum(jnp.exp(student), axis=-1), _LARGEST_SHARE)
+        # A candidate that the student's vocabulary lacks stands at id 0 without mass: [PAD] is not covered by it.
+        covered = jnp.minimum(jnp.sum(jnp.where(teacher > 0, jnp.exp(student), 0.0), axis=-1), _LARGEST_SHARE)
         return within - missing * jnp.log1p(-covered)
     return within + missing * gold_cross_entropy(logits, gold_ids)

@@ -4,6 +4,7 @@ import collections
 import json
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from clu import metric_writers
@@ -21,14 +22,14 @@ class MetricSums:
     def __init__(self, groups: Mapping[str, Sequence[str]]) -> None:
         """Takes for each kind of group ("language", "teacher") the group of every source."""
         self._groups = groups
-        self._steps: list[Mapping[str, np.ndarray]] = []
+        self._steps: list[Mapping[str, Any]] = []
 
-    def add(self, sums: Mapping[str, np.ndarray]) -> None:
+    def add(self, sums: Mapping[str, Any]) -> None:
         """Adds one step's sums."""
         self._steps.append(sums)
 
     def means(self) -> dict[str, float]:
-        """Means over positions, overall and as `loss/language/en`; only what was measured, nothing for an absent group."""
+        """Means over positions, overall and as `gold_loss/language/en`; only what was measured."""
         totals: dict[str, np.ndarray] = collections.defaultdict(lambda: np.zeros(()))
         for sums in self._steps:
             for name, value in sums.items():
@@ -76,7 +77,9 @@ class MetricLog:
         """Logs the numbers of a step; raises ValueError on a number that is not finite."""
         bad = sorted(name for name, value in numbers.items() if not math.isfinite(value))
         if bad:
-            raise ValueError(f"{self._path}: step {step}: field {bad[0]}: found {numbers[bad[0]]}, expected a finite number")
+            raise ValueError(
+                f"{self._path}: step {step}: field {bad[0]}: found {numbers[bad[0]]}, expected a finite number"
+            )
         self._writer.write_scalars(step, dict(numbers))
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **numbers}) + "\n")

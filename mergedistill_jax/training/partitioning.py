@@ -1,10 +1,12 @@
 """The device mesh, and which mesh axis each logical axis of a parameter or batch lies on."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.linen import spmd
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -25,7 +27,7 @@ LOGICAL_AXIS_RULES = (
 )
 
 
-def make_mesh(model_parallelism: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(model_parallelism: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A [data, model] mesh over all devices.
 
     Raises:
@@ -42,7 +44,7 @@ def shardings_of(tree: Any, mesh: Mesh) -> Any:
 
     An axis that does not divide by the mesh axis it would lie on is replicated: a union vocabulary has any size.
     """
-    specs = nn.logical_to_mesh_sharding(nn.get_partition_spec(tree), mesh, list(LOGICAL_AXIS_RULES))
+    specs = spmd.logical_to_mesh_sharding(nn.get_partition_spec(tree), mesh, list(LOGICAL_AXIS_RULES))
     return jax.tree.map(lambda leaf, sharding: _divisible(leaf, sharding, mesh), nn.unbox(tree), specs)
 
 

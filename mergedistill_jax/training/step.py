@@ -14,7 +14,7 @@ from mergedistill_jax.training.losses import DistillationConfig, distillation_lo
 from mergedistill_jax.training.schedules import Schedule
 
 Batch = Mapping[str, Array]
-ApplyFn = Callable[..., Array]
+ApplyFn = Callable[..., Any]
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -36,11 +36,12 @@ class StepConfig:
     with_dropout: bool = True
 
 
-def position_sums(
-    logits: Float[Array, "b m v"], batch: Batch, config: StepConfig
-) -> dict[str, Float[Array, "s"]]:
+def position_sums(logits: Float[Array, "b m v"], batch: Batch, config: StepConfig) -> dict[str, Float[Array, "s"]]:
     """Per source, sums over its masked positions: their count, losses, hits on gold, hits on the teacher's best."""
     weights = batch["loss_weights"]
+    # Twice a where, not a product: a padded position may hold anything, and 0 * inf would be NaN, here in the sums and
+    # in the gradient of what is left out below.
+    logits = jnp.where(weights[..., None] > 0, logits, 0.0)
     best = jnp.argmax(logits, axis=-1)
     values = {
         "count": jnp.ones_like(weights),
@@ -53,7 +54,6 @@ def position_sums(
         )
         values["teacher_hits"] = (best == batch["teacher_ids"][..., 0]).astype(jnp.float32)
     of_source = jax.nn.one_hot(batch["source"], config.num_sources, dtype=jnp.float32)
-    # where, not a product: a padded position may hold anything, and 0 * inf would be NaN.
     return {
         name: jnp.einsum("bs,b->s", of_source, jnp.sum(jnp.where(weights > 0, value * weights, 0.0), axis=1))
         for name, value in values.items()

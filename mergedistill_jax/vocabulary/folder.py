@@ -1,9 +1,9 @@
 """A vocabulary folder: the student's tokenizer, and for each teacher its tokenizer and its id map.
 
-    tokenizer.json            the student's own tokenizer (longest match over the union)
-    vocab.txt                 its tokens, a line each, in the order of their ids
-    vocabulary.json           hashes, sizes, overlaps, and what each teacher is called
-    teachers/NAME/tokenizer.json, id_map.npy
+tokenizer.json            the student's own tokenizer (longest match over the union)
+vocab.txt                 its tokens, a line each, in the order of their ids
+vocabulary.json           hashes, sizes, overlaps, and what each teacher is called
+teachers/NAME/tokenizer.json, id_map.npy
 """
 
 import dataclasses
@@ -101,7 +101,8 @@ class Vocabulary:
     def _require(self, name: str) -> None:
         if name not in self.members:
             raise VocabularyError(
-                f"{self.folder / DESCRIPTION_FILE}: field members: found no {name!r}, expected one of {sorted(self.members)}"
+                f"{self.folder / DESCRIPTION_FILE}: field members: found no {name!r},"
+                f" expected one of {sorted(self.members)}"
             )
 
 
@@ -155,7 +156,9 @@ def read_vocabulary(folder: epath.PathLike) -> Vocabulary:
         members = {name: Member(**fields) for name, fields in content["members"].items()}
         size, expected = int(content["size"]), str(content["hash"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise VocabularyError(f"{path}: found a damaged description ({error!r}), expected size, hash and members") from error
+        raise VocabularyError(
+            f"{path}: found a damaged description ({error!r}), expected size, hash and members"
+        ) from error
     tokens = (folder / VOCABULARY_FILE).read_bytes().decode().removesuffix("\n").split("\n")
     found = vocabulary_hash(tokens)
     if found != expected:

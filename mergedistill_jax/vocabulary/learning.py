@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tokenizers import Tokenizer, trainers
 
@@ -47,7 +48,7 @@ def _trained(
 ) -> list[str]:
     """The trainer's tokens: the fixed ones, `limit_alphabet` characters (None: all), then merges up to the size."""
     tokenizer = _wordpiece(SPECIAL, lowercase=lowercase)
-    limit = {} if limit_alphabet is None else {"limit_alphabet": limit_alphabet}
+    limit: dict[str, Any] = {} if limit_alphabet is None else {"limit_alphabet": limit_alphabet}
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary_size, special_tokens=fixed, show_progress=False, min_frequency=2, **limit
     )

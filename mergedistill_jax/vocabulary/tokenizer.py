@@ -80,7 +80,7 @@ def is_placeholder(token: str) -> bool:
 
 
 def vocabulary_hash(tokens: Sequence[str]) -> str:
-    """blake2b-128 over the tokens in order, hexadecimal; each is preceded by its length, so that no two lists collide."""
+    """blake2b-128 over the tokens in order, hexadecimal; each is led by its length, so that no two lists collide."""
     digest = hashlib.blake2b(digest_size=16)
     for token in tokens:
         data = token.encode("utf-8", "surrogatepass")
@@ -174,8 +174,6 @@ def wordpiece_tokenizer(
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.post_processor = processors.BertProcessing(
-        ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
-    )
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
     tokenizer.add_special_tokens([token for token, *_ in SPECIAL_TOKENS.values() if token in vocabulary])
     return tokenizer

@@ -80,14 +80,17 @@ def test_gold_cross_entropy_and_its_gradient_equal_the_dense_reference() -> None
     found = gold_cross_entropy(jnp.asarray(inputs["logits"]), jnp.asarray(gold))
     np.testing.assert_allclose(found, -log_softmax(inputs["logits"])[rows, gold], rtol=1e-5)
 
-    gradient = jax.grad(lambda logits: gold_cross_entropy(logits, jnp.asarray(gold)).sum())(jnp.asarray(inputs["logits"]))
+    gradient = jax.grad(lambda logits: gold_cross_entropy(logits, jnp.asarray(gold)).sum())(
+        jnp.asarray(inputs["logits"])
+    )
     expected = np.exp(log_softmax(inputs["logits"]))
     expected[rows, gold] -= 1.0
     np.testing.assert_allclose(gradient, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("missing_mass", "temperature"), [*((name, 1.0) for name in MISSING_MASS), ("renormalise", 2.0), ("renormalise", 0.5)]
+    ("missing_mass", "temperature"),
+    [*((name, 1.0) for name in MISSING_MASS), ("renormalise", 2.0), ("renormalise", 0.5)],
 )
 def test_every_treatment_and_its_gradient_equal_the_dense_reference(missing_mass: str, temperature: float) -> None:
     inputs = make_inputs(1)
@@ -96,7 +99,9 @@ def test_every_treatment_and_its_gradient_equal_the_dense_reference(missing_mass
     )
     rest = {name: jnp.asarray(array) for name, array in inputs.items() if name != "logits"}
     config = DistillationConfig(missing_mass=missing_mass, temperature=temperature)
-    found = jax.grad(lambda logits: distillation_loss(logits, **rest, config=config).sum())(jnp.asarray(inputs["logits"]))
+    found = jax.grad(lambda logits: distillation_loss(logits, **rest, config=config).sum())(
+        jnp.asarray(inputs["logits"])
+    )
     expected = numerical_gradient(
         lambda logits: dense_reference({**inputs, "logits": logits}, missing_mass, temperature).sum(), inputs["logits"]
     )
@@ -194,17 +199,9 @@ def test_candidates_without_mass_change_nothing_and_stay_finite(missing_mass: st
     inputs = make_inputs(7)
     dropped = {
         **inputs,
-        "teacher_ids": np.pad(inputs["teacher_ids"], [(0, 0), (0, 1)]),
-        "teacher_log_probs": np.pad(
-            inputs["teacher_log_probs"], [(0, 0), (0, 1)], constant_values=IMPOSSIBLE_LOG_PROB
-        ),
+        "teacher_ids": np.pad(inputs["teacher_ids"], [(0, 0), (0, 2)]),
+        "teacher_log_probs": np.pad(inputs["teacher_log_probs"], [(0, 0), (0, 2)], constant_values=IMPOSSIBLE_LOG_PROB),
     }
-    if missing_mass == "tail":  # the extra id 0 counts as covered: make it one of the candidates, as in a full row
-        dropped["teacher_ids"][:, -1] = 0
-        uncovered = np.all(inputs["teacher_ids"] != 0, axis=1)
-        assert np.isfinite(loss_of(dropped, missing_mass)).all()
-        assert uncovered.any()
-        return
     np.testing.assert_allclose(loss_of(dropped, missing_mass), loss_of(inputs, missing_mass), rtol=1e-6)
 
 
@@ -230,7 +227,9 @@ def test_a_student_sure_of_the_candidates_has_a_finite_gradient(missing_mass: st
     np.put_along_axis(logits, inputs["teacher_ids"], 0.0, -1)
     rest = {name: jnp.asarray(array) for name, array in inputs.items() if name != "logits"}
     config = DistillationConfig(missing_mass=missing_mass)
-    value, gradient = jax.value_and_grad(lambda x: distillation_loss(x, **rest, config=config).sum())(jnp.asarray(logits))
+    value, gradient = jax.value_and_grad(lambda x: distillation_loss(x, **rest, config=config).sum())(
+        jnp.asarray(logits)
+    )
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
 

@@ -19,15 +19,11 @@ def config(**settings: float) -> AdamWConfig:
 
 @pytest.fixture(scope="module")
 def mask_by_name() -> dict[str, bool]:
-    encoder = EncoderConfig(
-        vocab_size=7, num_layers=1, hidden_size=4, num_heads=2, intermediate_size=8, max_length=5
-    )
+    encoder = EncoderConfig(vocab_size=7, num_layers=1, hidden_size=4, num_heads=2, intermediate_size=8, max_length=5)
     shapes = (jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool), jnp.zeros((1, 1), jnp.int32))
     boxed = jax.eval_shape(lambda: MaskedLanguageModel(encoder).init(jax.random.key(0), *shapes))
     mask = decayed(nn.unbox(boxed)["params"])
-    return {
-        "/".join(key.key for key in path): value for path, value in jax.tree_util.tree_flatten_with_path(mask)[0]
-    }
+    return {"/".join(key.key for key in path): value for path, value in jax.tree_util.tree_flatten_with_path(mask)[0]}
 
 
 def test_biases_and_norms_do_not_decay(mask_by_name: dict[str, bool]) -> None:

@@ -25,9 +25,7 @@ def test_linear_gold_weight_is_a_straight_line() -> None:
 
 
 def test_cosine_gold_weight_is_slow_at_both_ends() -> None:
-    np.testing.assert_allclose(
-        gold_weights(GoldWeight(shape="cosine"), 5), [0, 0.146447, 0.5, 0.853553, 1], atol=1e-6
-    )
+    np.testing.assert_allclose(gold_weights(GoldWeight(shape="cosine"), 5), [0, 0.146447, 0.5, 0.853553, 1], atol=1e-6)
 
 
 def test_constant_gold_weight_stays_at_stop() -> None:
@@ -59,7 +57,11 @@ def test_gold_only_is_told_by_the_schedule_itself(config: GoldWeight, gold_only:
 
 @pytest.mark.parametrize(
     ("settings", "field"),
-    [({"shape": "square"}, "shape: found 'square'"), ({"start": -0.1}, "start: found -0.1"), ({"stop": 2.0}, "stop: found 2.0")],
+    [
+        ({"shape": "square"}, "shape: found 'square'"),
+        ({"start": -0.1}, "start: found -0.1"),
+        ({"stop": 2.0}, "stop: found 2.0"),
+    ],
 )
 def test_a_wrong_gold_weight_is_refused_by_name(settings: dict, field: str) -> None:
     with pytest.raises(ValueError, match=f"GoldWeight.{field}"):
