@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _quiet_libraries():
             importlib.import_module(f"mergedistill_jax.{STAGES[stage][0]}")
         run_stage(stage, gin_files, bindings, search_paths)
-    except (ValueError, OSError, ImportError, AttributeError) as error:
+    except (ValueError, OSError, ImportError, AttributeError, ArithmeticError) as error:
         if os.environ.get("MERGEDISTILL_TRACEBACK"):
             raise
         print(f"mergedistill: {_one_line(error)}", file=sys.stderr)

@@ -16,9 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from etils import epath
-from jaxtyping import Array, Float, Int
+from jaxtyping import Int
 
 from mergedistill_jax.corpus.labelled import MEMBER_SEPARATOR, TaggedText, read_tagged, split_development
 from mergedistill_jax.data.tagging import (
@@ -33,10 +32,11 @@ from mergedistill_jax.evaluation.metrics import entity_scores, tagging_scores
 from mergedistill_jax.files import write_atomically
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import TokenClassifier
-from mergedistill_jax.models.huggingface import load_masked_lm, save_token_classifier
-from mergedistill_jax.models.huggingface_weights import weights_hash
+from mergedistill_jax.models.huggingface import save_token_classifier
 from mergedistill_jax.models.tokenizer_files import SpecialTokens
+from mergedistill_jax.teachers.loading import load_masked_model, masked_model_hash, tokenizer_folder
 from mergedistill_jax.training.progress import Progress
+from mergedistill_jax.training.tagging import learning_rates, predict_step, tagging_optimizer, train_step
 from mergedistill_jax.vocabulary.tokenizer import TOKENIZER_FILE, TeacherTokenizer, load_tokenizer
 
 RESULT_NAME = "result.json"
@@ -45,7 +45,6 @@ DATA_FIELDS = ("train_files", "dev_files", "test_files")
 PATH_FIELDS = (*DATA_FIELDS, "model", "tokenizer", "id_map", "output")
 
 Params = Any
-Batch = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ class FinetuneConfig:
     """One fine-tuning run. The defaults are XTREME's for base-size models (Hu et al. 2020), but for the warmup.
 
     Attributes:
-        model: Hugging Face folder of a masked language model.
+        model: Hugging Face folder of a masked language model, or a run folder of train.
         task: "pos" or "ner"; decides the scores.
         language: recorded in the result, which the report groups by.
         file_format: "tsv", "indexed_tsv" or "conllu", see corpus/labelled.py.
@@ -61,7 +60,7 @@ class FinetuneConfig:
         train_files: where empty, test_files are divided by `split_development`: 0.8 to train, 0.2 to test.
         dev_files: scored too, after training. Nothing is chosen by them.
         output: folder for result.json.
-        tokenizer, id_map: None: the model folder's own tokenizer. Else another tokenizer's folder, and a .npy file with
+        tokenizer, id_map: None: the model's own tokenizer. Else another tokenizer's folder, and a .npy file with
             the model id of each of its ids: a student is fine-tuned through a teacher's tokenizer (`teacher_routed`).
         learning_rate: peak; 2e-5 suits 12 layers of 768, models of a few layers of 128 to 256 want about 5e-4.
         max_length: sub-words of a sentence; what happens to words beyond it is told in data/tagging.py.
@@ -131,11 +130,12 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         _report(result, f"{result_path}: finished earlier, reused")
         return result
 
+    print(f"finetune: {config.task} tagger for {config.language} from {config.model} -> {config.output}")
     started_s = time.monotonic()
     train, scored = _read_splits(config)
     labels = sorted({tag for sentence in train for tag in sentence.tags})
-    encoder_config, pretrained = load_masked_lm(config.model)
-    tokenizer = load_tokenizer(config.tokenizer or config.model)
+    encoder_config, pretrained, own_tokenizer = load_masked_model(config.model)
+    tokenizer = load_tokenizer(config.tokenizer or own_tokenizer)
     encode = _encoder(config, encoder_config, tokenizer, labels)
     train_arrays, train_counts = encode(train)
     encoded = {name: encode(sentences) for name, sentences in scored.items()}
@@ -174,14 +174,6 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     write_atomically(result_path, (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
     _report(result, f"{result_path}: written")
     return result
-
-
-def token_classification_loss(
-    logits: Float[Array, "b l c"], label_ids: Int[Array, "b l"], weights: Float[Array, "b l"]
-) -> Float[Array, ""]:
-    """Cross-entropy in nats per labelled word: weighted sum over sum of weights; 0 where nothing is labelled."""
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label_ids)
-    return (losses * weights).sum() / jnp.maximum(weights.sum(), 1.0)
 
 
 def _read_splits(config: FinetuneConfig) -> tuple[list[TaggedText], dict[str, list[TaggedText]]]:
@@ -234,51 +226,6 @@ def _initial_params(model: TokenClassifier, pretrained: Params, key: jax.Array) 
     return {"encoder": jax.tree.map(jnp.asarray, pretrained["encoder"]), "classifier": classifier}
 
 
-def learning_rates(peak: float, num_steps: int, warmup_share: float) -> Float[np.ndarray, " s"]:
-    """Rate of each step: up linearly, then down; 0 before the first step and after the last, so none is wasted."""
-    warmup = max(1, round(warmup_share * num_steps))
-    steps = np.arange(1, num_steps + 1)
-    return (peak * np.minimum(steps / warmup, (num_steps + 1 - steps) / (num_steps + 1 - warmup))).astype(np.float32)
-
-
-def _optimizer(weight_decay: float) -> optax.GradientTransformation:
-    """AdamW at rate 1; gradients clipped to norm 1, no decay of biases and norm scales (BERT)."""
-
-    def decayed(params: Params) -> Params:
-        return jax.tree.map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)
-
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1.0, weight_decay=weight_decay, mask=decayed))
-
-
-# The steps are jitted once here, not in a closure per run: runs of one model and batch size share the compiled code.
-@functools.partial(jax.jit, static_argnames=("model", "weight_decay"), donate_argnames=("params", "state"))
-def _train_step(
-    params: Params,
-    state: Any,
-    batch: Batch,
-    rate: jax.Array,
-    key: jax.Array,
-    *,
-    model: TokenClassifier,
-    weight_decay: float,
-) -> tuple[Params, Any, jax.Array]:
-    def loss_fn(params: Params) -> jax.Array:
-        logits: Any = model.apply(
-            {"params": params}, batch["token_ids"], batch["attention_mask"], deterministic=False, rngs={"dropout": key}
-        )
-        return token_classification_loss(logits, batch["label_ids"], batch["weights"])
-
-    loss, gradients = jax.value_and_grad(loss_fn)(params)
-    updates, state = _optimizer(weight_decay).update(gradients, state, params)
-    return jax.tree.map(lambda value, update: value + rate * update, params, updates), state, loss
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _predict_step(params: Params, batch: Batch, *, model: TokenClassifier) -> Int[Array, "b l"]:
-    logits: Any = model.apply({"params": params}, batch["token_ids"], batch["attention_mask"])
-    return jnp.argmax(logits, axis=-1)
-
-
 def _train(
     config: FinetuneConfig, model: TokenClassifier, params: Params, arrays: TaggingArrays, key: jax.Array
 ) -> tuple[Params, list[float]]:
@@ -286,8 +233,8 @@ def _train(
     num_rows = len(arrays.token_ids)
     steps_per_epoch = -(-num_rows // config.batch_size)
     rates = learning_rates(config.learning_rate, config.epochs * steps_per_epoch, config.warmup_share)
-    step_fn = functools.partial(_train_step, model=model, weight_decay=config.weight_decay)
-    state = _optimizer(config.weight_decay).init(params)
+    step_fn = functools.partial(train_step, model=model, weight_decay=config.weight_decay)
+    state = tagging_optimizer(config.weight_decay).init(params)
     progress = Progress(len(rates), "steps", f"finetune {config.task} {config.language}")
     epoch_losses = []
     for epoch in range(config.epochs):
@@ -317,7 +264,7 @@ def _predict(
     by_length = np.argsort(arrays.attention_mask.sum(axis=1), kind="stable")
     progress = Progress(len(by_length), "sentences", f"score {config.task} {config.language}")
     for rows in np.array_split(by_length, range(config.batch_size, len(by_length), config.batch_size)):
-        label_ids = np.asarray(_predict_step(params, padded_batch(arrays, rows, config.batch_size), model=model))
+        label_ids = np.asarray(predict_step(params, padded_batch(arrays, rows, config.batch_size), model=model))
         predicted[rows, : label_ids.shape[1]] = label_ids[: len(rows)]
         progress.update(len(rows))
     progress.close()
@@ -382,9 +329,8 @@ def _config_hash(config: FinetuneConfig) -> str:
 def _content_hashes(config: FinetuneConfig) -> dict[str, str]:
     """Hashes of all that is read: the model, the tokenizer with its id map, and the labelled files."""
     return {
-        "model": weights_hash(config.model),
-        "model_config": _hash_files([f"{config.model}/config.json"]),
-        "tokenizer": load_tokenizer(config.tokenizer or config.model).tokenizer_hash,
+        "model": masked_model_hash(config.model),
+        "tokenizer": load_tokenizer(config.tokenizer or tokenizer_folder(config.model)).tokenizer_hash,
         "id_map": _hash_files([config.id_map] if config.id_map else []),
         **{field: _hash_files(getattr(config, field)) for field in DATA_FIELDS},
     }

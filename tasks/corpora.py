@@ -70,8 +70,20 @@ def add_files(name: str, files: Sequence[str], text_format: str, splits: Mapping
 
 def add_wikiextractor(language: str, folder: str, pattern: str, splits: Mapping[str, Split] | None = None) -> str:
     """Registers WikiExtractor output as `wikipedia_<language>`; {language} in the pattern is filled in."""
-    files = [f"{folder}/{pattern.format(language=language)}"]
-    return add_files(f"wikipedia_{language}", files, "wikiextractor", splits)
+    return _add_language("wikipedia", language, folder, pattern, "wikiextractor", splits)
+
+
+def add_jsonl(language: str, folder: str, pattern: str, splits: Mapping[str, Split] | None = None) -> str:
+    """Registers JSON lines as `jsonl_<language>`, one document a line in the field "text"."""
+    return _add_language("jsonl", language, folder, pattern, "jsonl", splits)
+
+
+def _add_language(
+    name: str, language: str, folder: str, pattern: str, text_format: str, splits: Mapping[str, Split] | None
+) -> str:
+    if not language:
+        raise ValueError(f"corpus {name}: language: found {language!r}, expected a language code (--gin.LANGUAGE)")
+    return add_files(f"{name}_{language}", [f"{folder}/{pattern.format(language=language)}"], text_format, splits)
 
 
 def add_grammar(language: str, documents: Mapping[str, tuple[int, int]]) -> str:

@@ -11,15 +11,13 @@ from flax import linen as nn
 from mergedistill_jax.finetune import (
     FinetuneConfig,
     _initial_params,
-    _optimizer,
     finetune,
-    learning_rates,
-    token_classification_loss,
 )
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import MaskedLanguageModel, TokenClassifier
 from mergedistill_jax.models.huggingface import load_masked_lm, load_token_classifier, save_masked_lm
 from mergedistill_jax.models.tokenizer_files import SpecialTokens
+from mergedistill_jax.training.tagging import learning_rates, tagging_optimizer, token_classification_loss
 from mergedistill_jax.vocabulary.tokenizer import wordpiece_tokenizer
 
 TAG_WORDS = {
@@ -244,7 +242,7 @@ def test_rate_rises_then_falls_and_no_step_is_wasted():
 def test_biases_and_norm_scales_do_not_decay():
     """Without gradients an update of AdamW is the decay alone."""
     params = {"wi": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}, "norm": {"scale": jnp.ones(2)}, "token": jnp.ones(2)}
-    optimizer = _optimizer(0.5)
+    optimizer = tagging_optimizer(0.5)
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     decay = jax.tree.map(lambda update: float(update[0]), updates)
     assert decay == {"wi": {"kernel": -0.5, "bias": 0.0}, "norm": {"scale": 0.0}, "token": -0.5}

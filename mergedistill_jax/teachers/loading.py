@@ -1,12 +1,19 @@
-"""A teacher from its Hugging Face folder, checked against its tokenizer and against what is asked of it."""
+"""Masked language models from Hugging Face folders and from run folders; a teacher is checked against its tokenizer."""
 
 import dataclasses
 import hashlib
 import json
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
 
 from mergedistill_jax.models import huggingface
+from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.huggingface_weights import weights_hash
 from mergedistill_jax.teachers.inference import Teacher
+from mergedistill_jax.training.checkpoints import RUN_FILE, Checkpoints, read_run
 from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
 
 
@@ -39,3 +46,37 @@ def model_hash(folder: str) -> str:
     """Content hash of weights and architecture, hexadecimal: the same weights with other heads are another model."""
     config = json.dumps(dataclasses.asdict(huggingface.load_encoder_config(folder)), sort_keys=True)
     return hashlib.blake2b((weights_hash(folder) + config).encode(), digest_size=16).hexdigest()
+
+
+def load_masked_model(folder: str) -> tuple[EncoderConfig, Any, str]:
+    """Config, parameters and tokenizer folder of a Hugging Face folder, or of a run's newest checkpoint.
+
+    Raises:
+        ValueError: the folder is neither, or damaged.
+    """
+    if not _is_run(folder):
+        return *huggingface.load_masked_lm(folder), folder
+    checkpoints = Checkpoints(folder)
+    params = checkpoints.restore_params()
+    checkpoints.close()
+    return EncoderConfig(**read_run(folder).model), params, tokenizer_folder(folder)
+
+
+def tokenizer_folder(folder: str) -> str:
+    """Where a model's own tokenizer is: the Hugging Face folder itself, or the vocabulary of a run."""
+    return read_run(folder).vocabulary_folder if _is_run(folder) else folder
+
+
+def masked_model_hash(folder: str) -> str:
+    """Content hash of what load_masked_model gives, hexadecimal."""
+    if not _is_run(folder):
+        return model_hash(folder)
+    config, params, _ = load_masked_model(folder)
+    digest = hashlib.blake2b(json.dumps(dataclasses.asdict(config), sort_keys=True).encode(), digest_size=16)
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _is_run(folder: str) -> bool:
+    return (epath.Path(folder) / RUN_FILE).exists()

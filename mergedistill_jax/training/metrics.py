@@ -10,6 +10,8 @@ import numpy as np
 from clu import metric_writers
 from etils import epath
 
+from mergedistill_jax.schema import write_atomically
+
 LOG_NAME = "metrics.jsonl"
 
 
@@ -70,7 +72,7 @@ class MetricLog:
         self._path = epath.Path(folder) / LOG_NAME
         kept = [row for row in read_log(folder) if row["step"] <= resume_at]
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._writer = metric_writers.SummaryWriter(str(epath.Path(folder) / "tensorboard"))
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:

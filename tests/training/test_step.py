@@ -11,8 +11,6 @@ import optax
 import pytest
 
 from mergedistill_jax.data.records import IMPOSSIBLE_LOG_PROB
-from mergedistill_jax.models.encoder import EncoderConfig
-from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.training.losses import DistillationConfig
 from mergedistill_jax.training.partitioning import make_mesh, place_batch, shardings_of
 from mergedistill_jax.training.schedules import GoldWeight
@@ -25,17 +23,38 @@ from mergedistill_jax.training.step import (
     position_sums,
 )
 
-ENCODER = EncoderConfig(
-    vocab_size=24,
-    num_layers=1,
-    hidden_size=16,
-    num_heads=2,
-    intermediate_size=32,
-    max_length=6,
-    dropout_rate=0.0,
-    initializer_range=0.5,
-)
-MODEL = MaskedLanguageModel(ENCODER)
+VOCABULARY, WIDTH = 24, 8
+
+
+class Model(nn.Module):
+    """The smallest model with the interface of the real one: rows see their context, the table is tied, axes are named.
+
+    The step is given an apply function and knows no model; this one compiles in a moment.
+    """
+
+    dropout_rate: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self,
+        token_ids: jax.Array,
+        attention_mask: jax.Array,
+        masked_positions: jax.Array,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        named, normal = nn.with_logical_partitioning, nn.initializers.normal(1.0)
+        table = self.param("token", named(normal, ("vocab", "embed")), (VOCABULARY, WIDTH))
+        kernel = self.param("kernel", named(normal, ("embed", "mlp")), (WIDTH, WIDTH))
+        bias = self.param("decoder_bias", named(nn.initializers.zeros, ("vocab",)), (VOCABULARY,))
+        x = table[token_ids] * attention_mask[..., None]
+        x = x + jnp.mean(x, axis=1, keepdims=True)
+        rows = jnp.tanh(jnp.take_along_axis(x, masked_positions[..., None], axis=1) @ kernel)
+        rows = nn.Dropout(self.dropout_rate)(rows, deterministic=deterministic)
+        return rows @ table.T + bias
+
+
+MODEL = Model()
 ROWS, LENGTH, POSITIONS, CANDIDATES = 16, 6, 3, 2
 LAMBDA = 0.3
 
@@ -57,12 +76,12 @@ def make_batch(seed: int = 0) -> dict[str, np.ndarray]:
     weights = (np.arange(POSITIONS) < counts[:, None]).astype(np.float32)
     log_probs = np.log(random.dirichlet(np.ones(8), (ROWS, POSITIONS))[..., :CANDIDATES])
     return {
-        "token_ids": random.integers(0, 24, (ROWS, LENGTH)).astype(np.int32),
+        "token_ids": random.integers(0, VOCABULARY, (ROWS, LENGTH)).astype(np.int32),
         "lengths": random.integers(2, LENGTH + 1, ROWS).astype(np.int32),
         "masked_positions": random.integers(0, 2, (ROWS, POSITIONS)).astype(np.int32),
-        "gold_ids": random.integers(0, 24, (ROWS, POSITIONS)).astype(np.int32),
+        "gold_ids": random.integers(0, VOCABULARY, (ROWS, POSITIONS)).astype(np.int32),
         "loss_weights": weights,
-        "teacher_ids": random.integers(0, 24, (ROWS, POSITIONS, CANDIDATES)).astype(np.int32),
+        "teacher_ids": random.integers(0, VOCABULARY, (ROWS, POSITIONS, CANDIDATES)).astype(np.int32),
         "teacher_log_probs": np.where(weights[..., None] > 0, log_probs, IMPOSSIBLE_LOG_PROB).astype(np.float32),
         "source": (np.arange(ROWS) % 2).astype(np.int32),
     }
@@ -126,8 +145,8 @@ def test_devices_microbatches_and_model_parallelism_change_nothing(
 
 def plain_loss(params: Any, batch: dict[str, np.ndarray], gold: float) -> jax.Array:
     """The loss by its definition, over all masked positions of the batch at once."""
-    attention = jnp.arange(LENGTH) < batch["lengths"][:, None]
-    logits = MODEL.apply({"params": params}, batch["token_ids"], attention, batch["masked_positions"])
+    attention_mask = jnp.arange(LENGTH) < batch["lengths"][:, None]
+    logits = MODEL.apply({"params": params}, batch["token_ids"], attention_mask, batch["masked_positions"])
     log_probs = jax.nn.log_softmax(logits)
     losses = -gold * jnp.take_along_axis(log_probs, batch["gold_ids"][..., None], -1)[..., 0]
     shares = jax.nn.softmax(jnp.asarray(batch["teacher_log_probs"]))
@@ -165,7 +184,7 @@ def test_lambda_1_is_a_step_on_gold_labels_alone() -> None:
 
 def test_lambda_0_never_looks_at_the_gold_labels() -> None:
     batch = make_batch()
-    other = {**batch, "gold_ids": (batch["gold_ids"] + 1) % 24}
+    other = {**batch, "gold_ids": (batch["gold_ids"] + 1) % VOCABULARY}
     assert_same(run_steps(gold=0.0, batch=batch)[0].params, run_steps(gold=0.0, batch=other)[0].params)
 
 
@@ -225,7 +244,7 @@ def test_garbage_in_a_padded_position_reaches_neither_sums_nor_gradient(garbage:
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert np.isfinite(gradient).all()
     np.testing.assert_array_equal(gradient[0, 1], 0.0)
-    assert np.abs(gradient[1]).min() > 0
+    assert np.abs(gradient[1]).max() > 0.1
 
 
 def test_padding_beyond_a_rows_length_is_not_seen() -> None:
@@ -245,7 +264,7 @@ def test_evaluation_equals_the_sums_of_a_step_before_its_update() -> None:
 
 
 def test_dropout_is_a_function_of_key_and_step() -> None:
-    model = MaskedLanguageModel(EncoderConfig(**{**ENCODER.__dict__, "dropout_rate": 0.5}))
+    model = Model(dropout_rate=0.5)
     params = nn.unbox(initial())
     config = StepConfig(num_sources=2, has_teacher=True)
     step_fn = jax.jit(make_train_step(model.apply, DESCENT, GoldWeight().schedule(10), config))

@@ -1,0 +1,151 @@
+"""Means over groups, absent where nothing was measured, and a log that a crash cannot double."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mergedistill_jax.training.metrics import LOG_NAME, MetricLog, MetricSums, read_log
+
+GROUPS = {"language": ("de", "en", "de"), "teacher": ("one", "", "two")}
+"""Three sources: two of German, one of English without a teacher."""
+
+
+def step_sums(**changes: list[float]) -> dict[str, np.ndarray]:
+    sums = {"count": [2, 4, 6], "gold_loss": [4, 4, 18], "gold_hits": [1, 4, 0], **changes}
+    return {name: jnp.asarray(value, jnp.float32) for name, value in sums.items()}
+
+
+def test_means_are_over_positions_not_over_groups() -> None:
+    sums = MetricSums(GROUPS)
+    sums.add(step_sums())
+    assert sums.means() == pytest.approx(
+        {
+            "gold_loss": 26 / 12,
+            "masked_accuracy": 5 / 12,
+            "gold_loss/language/de": 22 / 8,
+            "masked_accuracy/language/de": 1 / 8,
+            "gold_loss/language/en": 1.0,
+            "masked_accuracy/language/en": 1.0,
+            "gold_loss/teacher/one": 2.0,
+            "masked_accuracy/teacher/one": 0.5,
+            "gold_loss/teacher/two": 3.0,
+            "masked_accuracy/teacher/two": 0.0,
+        }
+    )
+
+
+def test_several_steps_count_by_their_positions_and_are_forgotten_once_read() -> None:
+    sums = MetricSums({})
+    sums.add(step_sums())
+    sums.add(step_sums(count=[0, 0, 1], gold_loss=[0, 0, 10], gold_hits=[0, 0, 1]))
+    assert sums.means() == pytest.approx({"gold_loss": 36 / 13, "masked_accuracy": 6 / 13})
+    assert sums.means() == {}
+
+
+def test_what_was_not_measured_is_absent() -> None:
+    """Trap 12: a language without positions, predictions that the records lack: no number, not 0."""
+    sums = MetricSums(GROUPS)
+    sums.add(step_sums(count=[2, 0, 6], gold_loss=[4, 0, 18], gold_hits=[1, 0, 0]))
+    found = sums.means()
+    assert not [name for name in found if name.endswith("/en")]
+    assert "teacher_loss" not in found
+    assert "teacher_agreement" not in found
+    assert "gradient_norm" not in found
+
+
+def test_predictions_give_a_teacher_loss_and_an_agreement() -> None:
+    sums = MetricSums({})
+    sums.add(step_sums(teacher_loss=[2, 4, 0], teacher_hits=[0, 0, 3]))
+    assert sums.means() == pytest.approx(
+        {"gold_loss": 26 / 12, "masked_accuracy": 5 / 12, "teacher_loss": 0.5, "teacher_agreement": 0.25}
+    )
+
+
+def test_a_step_without_any_masked_position_has_no_means() -> None:
+    sums = MetricSums(GROUPS)
+    sums.add(step_sums(count=[0, 0, 0]))
+    assert sums.means() == {}
+
+
+def test_numbers_of_a_step_are_averaged_over_steps() -> None:
+    sums = MetricSums({})
+    for norm in (1.0, 4.0):
+        sums.add({**step_sums(), "gradient_norm": jnp.float32(norm), "gold_weight": jnp.float32(0.5)})
+    assert sums.means()["gradient_norm"] == pytest.approx(2.5)
+    assert sums.means() == {}
+
+
+def test_sums_of_many_steps_do_not_lose_small_ones() -> None:
+    """Float64: 2**24 + 1 has no float32."""
+    sums = MetricSums({})
+    for count in (2.0**24, 1.0):
+        sums.add({"count": jnp.array([count]), "gold_loss": jnp.array([count])})
+    assert sums.means()["gold_loss"] == 1.0
+    sums.add({"count": jnp.array([1.0]), "gold_loss": jnp.array([2.0**24])})
+    sums.add({"count": jnp.array([0.0]), "gold_loss": jnp.array([1.0])})
+    assert sums.means()["gold_loss"] == 2.0**24 + 1
+
+
+def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
+    log = MetricLog(tmp_path, resume_at=0)
+    log.write(1, {"gold_loss": 2.5})
+    log.write(2, {"gold_loss": 1.25, "masked_accuracy": 0.5})
+    log.close()
+    assert read_log(tmp_path) == [
+        {"step": 1, "gold_loss": 2.5},
+        {"step": 2, "gold_loss": 1.25, "masked_accuracy": 0.5},
+    ]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_not_finite_is_refused_by_name(tmp_path: Path, value: float) -> None:
+    log = MetricLog(tmp_path, resume_at=0)
+    with pytest.raises(
+        ValueError, match=r"metrics.jsonl: step 7: field gold_loss: found -?(nan|inf), expected a finite"
+    ):
+        log.write(7, {"masked_accuracy": 0.5, "gold_loss": value})
+    assert read_log(tmp_path) == []
+
+
+def test_resuming_drops_the_steps_that_will_be_done_again(tmp_path: Path) -> None:
+    log = MetricLog(tmp_path, resume_at=0)
+    for step in (10, 20, 30):
+        log.write(step, {"gold_loss": float(step)})
+    log.close()
+    resumed = MetricLog(tmp_path, resume_at=20)
+    resumed.write(30, {"gold_loss": -1.0})
+    resumed.close()
+    assert [(row["step"], row["gold_loss"]) for row in read_log(tmp_path)] == [(10, 10.0), (20, 20.0), (30, -1.0)]
+
+
+def test_a_half_written_last_line_is_left_out_and_does_not_spoil_the_next(tmp_path: Path) -> None:
+    path = tmp_path / LOG_NAME
+    path.write_text(json.dumps({"step": 10, "gold_loss": 1.0}) + '\n{"step": 20, "gold')
+    assert [row["step"] for row in read_log(tmp_path)] == [10]
+    log = MetricLog(tmp_path, resume_at=20)
+    log.write(20, {"gold_loss": 2.0})
+    log.close()
+    assert [row["step"] for row in read_log(tmp_path)] == [10, 20]
+
+
+def test_a_crash_while_resuming_leaves_the_old_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log is replaced whole: killed before its new content is complete, the rows are still there."""
+    log = MetricLog(tmp_path, resume_at=0)
+    log.write(10, {"gold_loss": 1.0})
+    log.close()
+
+    def killed(*_args: object, **_kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tensorflow.io.gfile.rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        MetricLog(tmp_path, resume_at=10)
+    assert [row["step"] for row in read_log(tmp_path)] == [10]
+
+
+def test_a_folder_without_a_log_has_no_rows(tmp_path: Path) -> None:
+    assert read_log(tmp_path / "nowhere") == []
