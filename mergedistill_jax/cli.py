@@ -4,14 +4,19 @@ Flags are T5X's: --gin_file, --gin_search_paths, --gin.NAME=value.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib
+import inspect
 import os
+import re
 import shlex
 import sys
 import time
+import typing
 from collections.abc import Callable, Iterator, Sequence
+from tokenize import TokenError
 from typing import Any
 
 from etils import epath
@@ -38,7 +43,7 @@ class UsageError(ValueError):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one stage; returns the exit status: 0, or 2 after one line on standard error about wrong input."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] == "help" or {"-h", "--help"} & set(arguments):
         print(usage())
         return 0 if arguments else 2
     try:
@@ -46,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _quiet_libraries():
             importlib.import_module(f"mergedistill_jax.{STAGES[stage][0]}")
         run_stage(stage, gin_files, bindings, search_paths)
-    except (ValueError, OSError, ImportError, AttributeError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         if os.environ.get("MERGEDISTILL_TRACEBACK"):
             raise
         print(f"mergedistill: {_one_line(error)}", file=sys.stderr)
@@ -65,6 +70,7 @@ def _quiet_libraries() -> Iterator[None]:
         os.dup2(nothing, 2)
         yield
     finally:
+        sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nothing)
@@ -124,12 +130,13 @@ def run_stage(
         stage: one of STAGES.
         gin_files: parsed in order.
         bindings: `NAME = value`, parsed after the files.
-        search_paths: where gin files are looked for, before the working directory and the repository's root.
+        search_paths: where gin files are looked for, after the working directory and before the repository's root.
         reuse: skip a stage that was finished with the same configuration; returns None then.
     """
     command = command_line(stage, gin_files, bindings)
     print(f"$ {command}", flush=True)
-    config = configure(stage, gin_files, bindings, search_paths)
+    with _quiet_libraries():
+        config = configure(stage, gin_files, bindings, search_paths)
     module, _, _ = STAGES[stage]
     verb: Callable[..., Any] = getattr(importlib.import_module(f"mergedistill_jax.{module}"), module)
     output = getattr(config, "output", None)
@@ -172,20 +179,94 @@ def configure(stage: str, gin_files: Sequence[str], bindings: Sequence[str], sea
     """The config object of a stage, made by gin.
 
     Raises:
-        UsageError: a file is missing, a name is misspelt, or a required value is not given.
+        UsageError: a file is missing, a name is misspelt, a required value is not given, or one is of another type.
     """
     module, config_name, _ = STAGES[stage]
     config_class = getattr(importlib.import_module(f"mergedistill_jax.{module}"), config_name)
     gin.clear_config(clear_constants=True)
-    for path in (*search_paths, "", str(epath.Path(__file__).parent.parent)):
+    for path in (*search_paths, str(epath.Path(__file__).parent.parent)):
         gin.add_config_file_search_path(path)
+    where = ", ".join(gin_files) or "no gin file"
     try:
         with gin.unlock_config():
-            gin.parse_config_files_and_bindings(list(gin_files), list(bindings), finalize_config=True)
-            return _registered(config_class)()
-    except (ValueError, OSError, TypeError, SyntaxError, RuntimeError) as error:
-        where = ", ".join(gin_files) or "no gin file"
-        raise UsageError(f"{where}: {_one_line(error)}") from error
+            gin.parse_config_files_and_bindings(list(gin_files), [], finalize_config=False)
+            in_files = gin.config_str()
+            for binding in bindings:
+                _parse_binding(binding)
+            _require_known_macros(bindings, in_files)
+            gin.finalize()
+            config = _registered(config_class)()
+    except UsageError:
+        raise
+    except (ValueError, OSError, TypeError, SyntaxError, RuntimeError, ImportError, AttributeError, KeyError) as error:
+        raise UsageError(f"{where}: {_explained(error)}") from error
+    _require_types(config, where)
+    return config
+
+
+def _parse_binding(binding: str) -> None:
+    """Gives gin one `NAME = value` of the command line.
+
+    Raises:
+        UsageError: no such name, or no gin value; names the flag.
+    """
+    name, _, value = (part.strip() for part in binding.partition("="))
+    try:
+        gin.parse_config(binding)
+    except (SyntaxError, TokenError) as error:
+        expected = "a value as in Python, strings in quotes"
+        raise UsageError(f"--gin.{name}: found {value}, expected {expected}") from error
+    except (ValueError, TypeError, AttributeError, ImportError) as error:
+        raise UsageError(f"--gin.{name}: {_explained(error)}") from error
+
+
+def _require_known_macros(bindings: Sequence[str], in_files: str) -> None:
+    """Refuses a macro of the command line that no gin file sets and nothing reads, which gin itself lets pass.
+
+    Args:
+        bindings: of the command line.
+        in_files: gin's configuration before them.
+    """
+    everything = gin.config_str()
+    known = sorted({*re.findall(r"^([A-Z_0-9]+) =", in_files, re.MULTILINE), *re.findall(r"%(\w+)", everything)})
+    for binding in bindings:
+        name = binding.partition("=")[0].strip()
+        if not set(name) & set("./") and name not in known:
+            raise UsageError(f"--gin.{name}: found a name that nothing reads, expected one of {', '.join(known)}")
+
+
+def _require_types(config: Any, where: str) -> None:
+    """Checks the plain fields of a config object and of those inside it: numbers, strings, truth values, None."""
+    name = type(config).__name__
+    for field, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, field, None)
+        if dataclasses.is_dataclass(value):
+            _require_types(value, where)
+        accepted = set(typing.get_args(hint) or (hint,))
+        if accepted <= {int, float, str, bool, type(None)}:
+            accepted |= {int} if float in accepted else set()
+            if type(value) not in accepted:
+                names = " or ".join(sorted(kind.__name__ for kind in accepted))
+                raise UsageError(f"{where}: {name}.{field}: found {value!r}, expected {names}")
+
+
+def _explained(error: BaseException) -> str:
+    """Gin's message on one line, with what it leaves out: what would have been right."""
+    message = _one_line(error)
+    if match := re.match(r"No bindings specified for '(.+)/gin.macro'", message):
+        return f"%{match[1]}: found no value, expected --gin.{match[1]}=VALUE or a gin file that sets it"
+    if match := re.match(r"Configurable '(.+)' doesn't have a parameter named '(.+?)'\.?(.*)", message):
+        return f"{match[2]}: found no such parameter of {match[1]}, expected one of {_parameters(match[1])}.{match[3]}"
+    if match := re.match(r"No configurable matching (?:reference )?'(.+?)'\.?(.*)", message):
+        return f"{match[1]}: found no such name, expected one that the gin files import.{match[2]}"
+    return message
+
+
+def _parameters(name: str) -> str:
+    configurable = gin.get_configurable(name)
+    wrapped = getattr(configurable, "__wrapped__", configurable)
+    fields = dataclasses.fields(wrapped) if dataclasses.is_dataclass(wrapped) else ()
+    return ", ".join([field.name for field in fields] or list(inspect.signature(wrapped).parameters))
 
 
 def _registered(config_class: type) -> Callable[[], Any]:
@@ -208,5 +289,6 @@ def _quoted(flag: str) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    """The message on one line, without the whole configuration that gin appends to some of its own."""
-    return " ".join(str(error).split(" in config string:")[0].split())
+    """The message on one line, without the configuration, place and call that gin appends to some."""
+    message = re.split(r" in config string:|\n *In call to configurable|\n *In bindings string", str(error))[0]
+    return " ".join(message.split())

@@ -29,6 +29,7 @@ from mergedistill_jax.training.metrics import read_log
 from mergedistill_jax.vocabulary.folder import Vocabulary as VocabularyFolder
 from mergedistill_jax.vocabulary.folder import read_vocabulary
 
+FINETUNE_RESULT = "result.json"
 TAGGING_METRICS = {"pos": {"tagging_f1": "tagging_f1"}, "ner": {"entity_f1": "ner_f1"}}
 
 
@@ -78,6 +79,7 @@ def evaluate(config: EvaluateConfig) -> Report:
     vocabulary = read_vocabulary(mixture.vocabulary_folder)
     teachers = {language: _teacher(folder, manifests[language]) for language, folder in config.teachers.items()}
     students = {name: _student(folder, vocabulary) for name, folder in config.students.items()}
+    finetuned = {name: _finetuned(folders) for name, folders in config.finetuned.items()}
 
     scores: dict[str, dict[str, dict[str, float]]] = {"baseline": _baselines(config, manifests)}
     scores["teacher"] = {
@@ -87,8 +89,8 @@ def evaluate(config: EvaluateConfig) -> Report:
     for name, (encoder, params) in students.items():
         found = score_student(encoder, params, mixture, config.batch_size)
         scores[name] = {language: one.metrics() for language, one in found.items()}
-    for name, folders in config.finetuned.items():
-        for language, metrics in _finetuned(folders).items():
+    for name, by_language in finetuned.items():
+        for language, metrics in by_language.items():
             scores.setdefault(name, {}).setdefault(language, {}).update(metrics)
 
     fills = _fills(config, manifests, vocabulary, teachers, students)
@@ -139,6 +141,8 @@ def _baselines(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> dic
     found = {}
     for language, folder in config.train_records.items():
         train = schema.read_manifest(folder).require_complete()
+        for entry in train.shards:
+            schema.check_shard(train.folder, entry)
         expected = {"vocabulary_hash": manifests[language].identity.vocabulary_hash}
         schema.require_equal(train.folder / schema.MANIFEST_NAME, dataclasses.asdict(train.identity), expected)
         found[language] = score_baseline(train, manifests[language])
@@ -146,13 +150,27 @@ def _baselines(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> dic
 
 
 def _finetuned(folders: Sequence[str]) -> dict[str, dict[str, float]]:
-    """{language: metrics} of finetune's result.json files, under the report's names."""
+    """{language: metrics} of finetune's result.json files, under the report's names; what was measured."""
     found: dict[str, dict[str, float]] = {}
     for folder in folders:
-        result = json.loads((epath.Path(folder) / "result.json").read_text())
-        for theirs, ours in TAGGING_METRICS[result["task"]].items():
-            found.setdefault(result["language"], {})[ours] = result["metrics"][theirs]
+        language, task, metrics = _finetune_result(epath.Path(folder) / FINETUNE_RESULT)
+        ours = {ours: metrics[theirs] for theirs, ours in TAGGING_METRICS[task].items() if theirs in metrics}
+        found.setdefault(language, {}).update(ours)
     return found
+
+
+def _finetune_result(path: epath.Path) -> tuple[str, str, Mapping[str, float]]:
+    """Language, task and scores."""
+    if not path.exists():
+        raise ValueError(f"{path}: not found, expected a file written by `mergedistill finetune`")
+    try:
+        result = json.loads(path.read_text())
+        language, task, metrics = (result[field] for field in ("language", "task", "metrics"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: found a damaged result ({error!r}), expected language, task and metrics") from error
+    if task not in TAGGING_METRICS:
+        raise ValueError(f"{path}: field task: found {task!r}, expected one of {sorted(TAGGING_METRICS)}")
+    return language, task, metrics
 
 
 def _fills(

@@ -60,10 +60,18 @@ def export(config: ExportConfig) -> None:
     print(f"export: step {step:,} of {config.run} -> {config.output}")
     card = _card(config, run, vocabulary, encoder, step or 0)
     content = {"params": _params_hash(params), "card": hashlib.blake2b(card.encode(), digest_size=16).hexdigest()}
-    record = epath.Path(config.output) / EXPORT_FILE
+    folder = epath.Path(config.output)
+    record = folder / EXPORT_FILE
+    # Beside the folder, which save_masked_lm replaces: what a kill leaves without its record is ours to replace too.
+    begun = folder.parent / f".{folder.name}.exporting"
     if record.exists() and json.loads(record.read_text()) == content:
         print(f"export: {config.output} is up to date")
+        begun.unlink(missing_ok=True)
         return
+    ours = record.exists() or begun.exists() or not _has_content(folder)
+    if ours:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(begun, b"")
     save_masked_lm(
         config.output,
         encoder,
@@ -71,16 +79,16 @@ def export(config: ExportConfig) -> None:
         tokenizer_file=vocabulary.folder / TOKENIZER_FILE,
         special_tokens=SpecialTokens(),
         card=card,
-        overwrite=record.exists() or not _has_content(config.output),
+        overwrite=ours,
     )
     write_atomically(record, (json.dumps(content) + "\n").encode())
+    begun.unlink()
     print(f'export: wrote {config.output}; AutoModelForMaskedLM.from_pretrained("{config.output}") loads it')
     print("next: mergedistill predict with it as a teacher, or mergedistill finetune")
 
 
-def _has_content(folder: str) -> bool:
-    path = epath.Path(folder)
-    return path.exists() and any(entry.name != "export.gin" for entry in path.iterdir())
+def _has_content(folder: epath.Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def _params_hash(params: Any) -> str:

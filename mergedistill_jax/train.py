@@ -18,7 +18,7 @@ from mergedistill_jax.training.checkpoints import Checkpoints, Run, open_run
 from mergedistill_jax.training.losses import DistillationConfig
 from mergedistill_jax.training.metrics import MetricLog, MetricSums
 from mergedistill_jax.training.optimizer import AdamWConfig
-from mergedistill_jax.training.partitioning import make_mesh, place_batch, shardings_of
+from mergedistill_jax.training.partitioning import make_mesh, place_batch, require_divisible, shardings_of
 from mergedistill_jax.training.progress import Progress
 from mergedistill_jax.training.schedules import GoldWeight
 from mergedistill_jax.training.step import StepConfig, TrainState, make_eval_step, make_train_step
@@ -33,11 +33,13 @@ class TrainConfig:
         mixture: name of a registered SeqIO mixture or task of records (see tasks/distillation.py).
         model: the encoder's size, called with the vocabulary's size: `@encoder.EncoderConfig` in gin.
         steps: training steps of `batch_size` sequences.
+        save_every: a multiple of `log_every`, so that a resumed run logs the means of an undisturbed one.
         k: predictions used per position; all that are stored by default.
         gold_weight: lambda over training.
         heldout: mixture to evaluate on every `evaluate_every` steps, or None.
         model_parallelism: devices that share one copy of the model; the rest is the data axis.
-        stop_after: leaves after this many steps in total, resumable (for sittings); None runs to the end.
+        stop_after: leaves after this many steps in total, resumable (for sittings); None runs to the end. A multiple
+            of `log_every`, as `save_every`.
     """
 
     output: str
@@ -59,15 +61,36 @@ class TrainConfig:
     save_every: int = 500
     stop_after: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "num_microbatches", "log_every", "save_every", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"TrainConfig.{name}: found {getattr(self, name)}, expected at least 1")
+        # A sum that a kill loses must be one that the resumed run makes again, or its log would tell other means.
+        for name in ("save_every", "stop_after"):
+            found = getattr(self, name) or 0
+            if found % self.log_every:
+                expected = f"a multiple of log_every={self.log_every}"
+                raise ValueError(f"TrainConfig.{name}: found {found}, expected {expected}")
+        if self.batch_size % self.num_microbatches:
+            raise ValueError(
+                f"TrainConfig.batch_size: found {self.batch_size}, expected a multiple of"
+                f" num_microbatches={self.num_microbatches}"
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"TrainConfig.dtype: found {self.dtype!r}, expected 'float32' or 'bfloat16'")
+
 
 def train(config: TrainConfig) -> TrainState:
     """Trains to the last step, from where the folder's newest checkpoint stands, and returns the final state."""
     mixture = describe_mixture(config.mixture, config.k)
     heldout = describe_mixture(config.heldout, mixture.k) if config.heldout else None
     _require_labels(config, mixture)
-    encoder = config.model(vocab_size=mixture.vocabulary_size, max_length=mixture.max_length)
-    open_run(config.output, _describe(config, encoder, mixture))
+    if heldout:
+        _require_same_vocabulary(mixture, heldout)
+    encoder = _encoder(config, mixture)
     mesh = make_mesh(config.model_parallelism)
+    require_divisible(config.batch_size, mesh)
+    open_run(config.output, _describe(config, encoder, mixture))
     model = MaskedLanguageModel(encoder, jnp.dtype(config.dtype))
     optimizer = config.optimizer.optimizer(config.steps)
 
@@ -118,13 +141,13 @@ def _loop(
     for step, batch in zip(range(start + 1, stop + 1), stream, strict=False):
         state, found = step_fn(state, place_batch(batch, mesh), key)
         sums.add(found)
-        last = step == stop
+        last = step == config.steps  # of the run: where a sitting ends, only the checkpoint tells
         if step % config.log_every == 0 or last:
             numbers = sums.means()
             log.write(step, numbers)
         if evaluate and (step % config.evaluate_every == 0 or last):
             log.write(step, evaluate(state.params))
-        checkpoints.save(step, state, force=last)
+        checkpoints.save(step, state, force=step == stop)
         progress.update(1, **_shown(numbers))
     progress.close(**_shown(numbers))
     log.close()
@@ -177,15 +200,33 @@ def _require_labels(config: TrainConfig, mixture: RecordMixture) -> None:
         )
 
 
+def _require_same_vocabulary(mixture: RecordMixture, heldout: RecordMixture) -> None:
+    for field in ("vocabulary_hash", "max_length"):
+        found, expected = getattr(heldout, field), getattr(mixture, field)
+        if found != expected and not (field == "max_length" and found < expected):
+            raise RecordError(
+                f"mixture {heldout.name}: field {field}: found {found!r}, expected {expected!r} as in {mixture.name}"
+            )
+
+
+def _encoder(config: TrainConfig, mixture: RecordMixture) -> EncoderConfig:
+    """The encoder over the mixture's vocabulary; a size that the configuration lacks is wrong input."""
+    try:
+        return config.model(vocab_size=mixture.vocabulary_size, max_length=mixture.max_length)
+    except TypeError as error:
+        raise ValueError(f"TrainConfig.model: {error}") from error
+
+
 def _describe(config: TrainConfig, encoder: EncoderConfig, mixture: RecordMixture) -> Run:
     numbers = ("optimizer", "steps", "batch_size", "gold_weight", "distillation", "num_microbatches", "dtype", "seed")
-    settings = dataclasses.asdict(dataclasses.replace(config, model=None))  # type: ignore[arg-type]
+    settings = {name: getattr(config, name) for name in numbers}
+    settings = {name: dataclasses.asdict(s) if dataclasses.is_dataclass(s) else s for name, s in settings.items()}
     return Run(
         model=dataclasses.asdict(encoder),
         vocabulary_folder=mixture.vocabulary_folder,
         vocabulary_hash=mixture.vocabulary_hash,
         mixture_hash=mixture.hash,
-        settings={name: settings[name] for name in numbers} | {"k": mixture.k},
+        settings=settings | {"k": mixture.k},
     )
 
 

@@ -9,7 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from jaxtyping import install_import_hook
 
-install_import_hook("mergedistill_jax", "beartype.beartype")
+install_import_hook("mergedistill_jax", "beartype_tower.tower")
 
 from pathlib import Path
 

@@ -58,8 +58,8 @@ def write_model(folder, params):
 def random_params(config, seed=0):
     """Parameters as BERT starts with, drawn by NumPy: compiling Flax's init for it takes longer than the test."""
     rng = np.random.default_rng(seed)
-    ids = jax.ShapeDtypeStruct((1, 4), jnp.int32)
-    shapes = jax.eval_shape(MaskedLanguageModel(config).init, jax.random.key(0), ids, ids, ids)
+    ids, mask = (jax.ShapeDtypeStruct((1, 4), dtype) for dtype in (jnp.int32, jnp.bool_))
+    shapes = jax.eval_shape(MaskedLanguageModel(config).init, jax.random.key(0), ids, mask, ids)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: (
             np.full(leaf.shape, path[-1].key == "scale", np.float32)
@@ -114,7 +114,8 @@ def test_the_saved_folder_holds_the_trained_classifier(config, result):
     encoder, params, labels = load_token_classifier(f"{config.output}/model")
     assert (encoder, labels) == (ENCODER, result["labels"])
     ids = jnp.array([[TOKENS.index(token) for token in ("[CLS]", "maus", "steht", "rot", "[SEP]")]])
-    logits = TokenClassifier(encoder, num_labels=len(labels)).apply({"params": params}, ids, ids >= 0)
+    variables = {"params": jax.tree.map(jnp.asarray, params)}
+    logits = TokenClassifier(encoder, num_labels=len(labels)).apply(variables, ids, ids >= 0)
     assert [labels[i] for i in np.argmax(logits[0], -1)[1:4]] == ["NOUN", "VERB", "ADJ"]
 
 
@@ -213,8 +214,8 @@ def test_the_encoder_is_the_pretrained_one_and_the_head_is_as_flax_draws_it(conf
     model = TokenClassifier(encoder, num_labels=3)
     params = _initial_params(model, pretrained, jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, params["encoder"], pretrained["encoder"])
-    ids = jax.ShapeDtypeStruct((1, 4), jnp.int32)
-    expected = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), ids, ids))["params"]
+    ids, mask = (jax.ShapeDtypeStruct((1, 4), dtype) for dtype in (jnp.int32, jnp.bool_))
+    expected = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), ids, mask))["params"]
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), expected
     )

@@ -1,12 +1,14 @@
 """Held-out sentences with one word masked, filled in by a teacher and its students side by side."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int
 
 from mergedistill_jax.corpus.masking import text_id
 from mergedistill_jax.evaluation.content import Fill
@@ -121,9 +123,13 @@ def _best(reader: Reader, ids: np.ndarray, position: int) -> list[str]:
     length = min(LONGEST + 2, reader.config.max_length)
     padded = np.zeros((1, length), np.int32)
     padded[0, : len(ids)] = reader.id_map[ids]
-    mask = jnp.arange(length)[None, :] < len(ids)
-    logits = MaskedLanguageModel(reader.config).apply(
-        {"params": reader.params}, padded, mask, np.array([[position]], np.int32)
-    )
-    best, _ = top_log_probs(jnp.asarray(logits)[0, 0], reader.num_tokens, CANDIDATES)
+    mask = np.arange(length)[None, :] < len(ids)
+    logits = _logits(reader.params, padded, mask, np.array([[position]], np.int32), config=reader.config)
+    best, _ = top_log_probs(logits[0, 0], reader.num_tokens, CANDIDATES)
     return [reader.tokens[index] for index in np.asarray(best).tolist()]
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _logits(params: Any, token_ids: Array, attention_mask: Array, positions: Array, *, config: EncoderConfig) -> Array:
+    """Logits [1, 1, v] of one position of one sentence."""
+    return jnp.asarray(MaskedLanguageModel(config).apply({"params": params}, token_ids, attention_mask, positions))

@@ -89,11 +89,11 @@ class Checkpoints:
     """The checkpoints of one run; the newest two are kept."""
 
     def __init__(self, folder: epath.PathLike, *, save_every: int = 1) -> None:
-        options = ocp.CheckpointManagerOptions(
-            step_prefix="checkpoint", max_to_keep=2, save_interval_steps=save_every, create=True
-        )
+        self._save_every = save_every
+        options = ocp.CheckpointManagerOptions(step_prefix="checkpoint", max_to_keep=2, create=True)
         path = (epath.Path(folder) / CHECKPOINT_FOLDER).resolve()
-        self._manager = ocp.CheckpointManager(path, options=options, item_names=("state",))
+        handlers = {"state": ocp.StandardCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(path, options=options, item_handlers=handlers)
 
     @property
     def latest_step(self) -> int | None:
@@ -102,9 +102,10 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState, *, force: bool = False) -> None:
         """Saves in the background every `save_every` steps; always where `force`. A step is saved once."""
-        if self.latest_step == step:
+        # Orbax, left to its own interval, saves the first step too, from which a resumed run would log other means.
+        if self.latest_step == step or not (force or step % self._save_every == 0):
             return
-        self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(_as_tree(state))), force=force)
+        self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(_as_tree(state))), force=True)
 
     def restore(self, abstract_state: TrainState) -> TrainState:
         """The newest checkpoint, on the devices and with the shardings of the abstract state's leaves."""
@@ -116,11 +117,17 @@ class Checkpoints:
         return abstract_state.replace(**restored["state"])
 
     def restore_params(self) -> Any:
-        """The newest checkpoint's parameters alone, as arrays on the first device."""
+        """The newest checkpoint's parameters alone, as arrays of the host, whatever devices saved them."""
         step = self.latest_step
         if step is None:
             raise CheckpointError(f"{self._manager.directory}: found no checkpoint, expected at least one")
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
+        # Without a target Orbax wants the devices that saved it: a student of a pod is exported on a laptop.
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+            self._manager.item_metadata(step)["state"].tree,
+        )
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))
         return jax.device_get(restored["state"]["params"])
 
     def close(self) -> None:

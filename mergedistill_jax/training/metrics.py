@@ -10,7 +10,7 @@ import numpy as np
 from clu import metric_writers
 from etils import epath
 
-from mergedistill_jax.schema import write_atomically
+from mergedistill_jax.files import write_atomically
 
 LOG_NAME = "metrics.jsonl"
 
@@ -91,8 +91,8 @@ class MetricLog:
         self._writer.close()
 
 
-def read_log(folder: epath.PathLike) -> list[dict[str, float]]:
-    """Rows of a run's metrics.jsonl, oldest first; a half-written last line is left out."""
+def read_log(folder: epath.PathLike) -> list[dict[str, Any]]:
+    """Rows of a run's metrics.jsonl, `step` and numbers by name, oldest first; a half-written last line is left out."""
     path = epath.Path(folder) / LOG_NAME
     if not path.exists():
         return []

@@ -56,15 +56,19 @@ def _divisible(leaf: Any, sharding: NamedSharding, mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(*axes))
 
 
+def require_divisible(batch_size: int, mesh: Mesh) -> None:
+    """Raises ValueError where a batch does not divide by the data axis."""
+    if batch_size % mesh.shape[DATA]:
+        raise ValueError(f"batch_size: found {batch_size}, expected a multiple of the data axis, {mesh.shape[DATA]}")
+
+
 def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """A global batch, known whole to every process, laid over the data axis; each process places its own rows.
 
     Raises:
         ValueError: the batch does not divide by the data axis.
     """
-    size = len(next(iter(batch.values())))
-    if size % mesh.shape[DATA]:
-        raise ValueError(f"batch_size: found {size}, expected a multiple of the data axis, {mesh.shape[DATA]}")
+    require_divisible(len(next(iter(batch.values()))), mesh)
     sharding = NamedSharding(mesh, P(DATA))
     return {
         name: jax.make_array_from_callback(rows.shape, sharding, lambda index, rows=rows: rows[index])

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import TextIO
+from typing import SupportsFloat, TextIO
 
 
 class Progress:
@@ -19,7 +19,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._began = self._printed = time.monotonic()
 
-    def update(self, count: int = 1, **figures: float) -> None:
+    def update(self, count: int = 1, **figures: SupportsFloat) -> None:
         """Adds `count` finished units; `figures` are shown with four digits."""
         self._done += count
         now = time.monotonic()
@@ -27,16 +27,16 @@ class Progress:
             self._printed = now
             self._print(now, figures)
 
-    def close(self, **figures: float) -> None:
+    def close(self, **figures: SupportsFloat) -> None:
         """Prints the last line, with the time taken."""
         self._print(time.monotonic(), figures, final=True)
 
-    def _print(self, now: float, figures: dict[str, float], *, final: bool = False) -> None:
+    def _print(self, now: float, figures: dict[str, SupportsFloat], *, final: bool = False) -> None:
         seconds = max(now - self._began, 1e-9)
         rate = (self._done - self._start) / seconds
         left = (self._total - self._done) / rate if rate else float("inf")
         when = f"took {_clock(seconds)}" if final else f"{_clock(left)} left"
-        shown = "".join(f", {name} {value:.4g}" for name, value in figures.items())
+        shown = "".join(f", {name} {float(value):.4g}" for name, value in figures.items())
         line = f"{self._label} {self._done:,}/{self._total:,} {self._unit}, {rate:,.1f} {self._unit}/s, {when}{shown}"
         print(line, file=self._stream, flush=True)
 

@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from mergedistill_jax.training.losses import DistillationConfig, distillation_loss, gold_cross_entropy
 from mergedistill_jax.training.schedules import Schedule
@@ -18,9 +18,12 @@ ApplyFn = Callable[..., Any]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """What a step changes: `step` counts finished steps."""
+    """What a step changes: `step`, an int32 scalar, counts finished steps.
 
-    step: Int[Array, ""]
+    The fields are Any because a pytree's leaves may also be shapes or shardings.
+    """
+
+    step: Any
     params: Any
     opt_state: Any
 

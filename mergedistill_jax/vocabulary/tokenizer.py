@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 VOCABULARY_FILE = "vocab.txt"
+SETTINGS_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS = {
     "pad": ("[PAD]", "<pad>"),
     "unk": ("[UNK]", "<unk>"),
@@ -23,6 +24,14 @@ SPECIAL_TOKENS = {
 
 REQUIRED_TOKENS = ("[UNK]", "[CLS]", "[SEP]")
 """What BERT's WordPiece tokenizer cannot be built without."""
+
+_SWITCHES = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+_AS_IT_IS = "PreTrainedTokenizerFast"
+"""The class of transformers that takes tokenizer.json as it is; BertTokenizer builds its own from the settings."""
 
 
 class VocabularyError(ValueError):
@@ -92,7 +101,8 @@ def load_tokenizer(folder: epath.PathLike) -> TeacherTokenizer:
     """The tokenizer of a Hugging Face folder: tokenizer.json, or vocab.txt with tokenizer_config.json's switches.
 
     Raises:
-        VocabularyError: neither file is there, a file does not parse, ids have gaps, or a special token is missing.
+        VocabularyError: neither file is there, a file does not parse, the settings contradict tokenizer.json, ids have
+            gaps, or a special token is missing.
     """
     folder = epath.Path(folder)
     path = folder / TOKENIZER_FILE
@@ -101,6 +111,7 @@ def load_tokenizer(folder: epath.PathLike) -> TeacherTokenizer:
             tokenizer = Tokenizer.from_str(path.read_text())
         except Exception as error:  # the library raises plain Exception
             raise VocabularyError(f"{path}: found no tokenizer ({error}), expected a tokenizer.json") from error
+        _require_agreement(folder / SETTINGS_FILE, tokenizer)
     elif (folder / VOCABULARY_FILE).exists():
         path = folder / VOCABULARY_FILE
         tokenizer = _wordpiece_from_vocabulary(folder)
@@ -140,7 +151,7 @@ def _wordpiece_from_vocabulary(folder: epath.Path) -> Tokenizer:
     missing = [token for token in REQUIRED_TOKENS if token not in vocabulary]
     if missing:
         raise VocabularyError(f"{path}: found no {missing[0]}, expected {', '.join(REQUIRED_TOKENS)}")
-    settings = _settings(folder / "tokenizer_config.json")
+    settings = _settings(folder / SETTINGS_FILE)
     lowercase = settings.get("do_lower_case", True)
     return wordpiece_tokenizer(
         vocabulary,
@@ -148,6 +159,19 @@ def _wordpiece_from_vocabulary(folder: epath.Path) -> Tokenizer:
         strip_accents=settings.get("strip_accents"),
         split_chinese=settings.get("tokenize_chinese_chars", True),
     )
+
+
+def _require_agreement(path: epath.Path, tokenizer: Tokenizer) -> None:
+    """Refuses settings that contradict tokenizer.json: AutoTokenizer would follow the settings, we the file."""
+    settings = _settings(path)
+    if type(tokenizer.normalizer).__name__ != "BertNormalizer" or settings.get("tokenizer_class") == _AS_IT_IS:
+        return
+    for switch, name in _SWITCHES.items():
+        found = getattr(tokenizer.normalizer, name)
+        if settings.get(switch, found) not in (found, None):
+            raise VocabularyError(
+                f"{path}: field {switch}: found {settings[switch]!r}, expected {found!r} as in {TOKENIZER_FILE}"
+            )
 
 
 def _settings(path: epath.Path) -> dict:

@@ -12,8 +12,8 @@ from mergedistill_jax.teachers.writer import corpus_documents
 from tasks import corpora
 
 EVERYTHING = Split()
-DOCUMENTS = ["La casa roja.\nEs vieja.", "Größe – 語言", "only one line"]
-PLAIN = "\n\n  La casa roja. \nEs vieja.\n\n \t\n\nGröße – 語言\n\nonly one line"
+DOCUMENTS = ["La casa roja.\nEs vieja.", "Größe — 語言", "only one line"]
+PLAIN = "\n\n  La casa roja. \nEs vieja.\n\n \t\n\nGröße — 語言\n\nonly one line"
 JSONL = "".join(json.dumps({"id": i, "text": f"{text}\n\n"}) + "\n\n" for i, text in enumerate(DOCUMENTS))
 WIKI = "".join(f'<doc id="{i}" title="t">\n{text}\n\n</doc>\n\n' for i, text in enumerate(DOCUMENTS))
 FORMATS = {"plain": PLAIN, "jsonl": JSONL, "wikiextractor": WIKI}

@@ -248,7 +248,7 @@ def test_a_measured_zero_stays(written, page):
     assert "<td>0.0</td>" in page
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, np.float32("nan")])
+@pytest.mark.parametrize("value", [math.nan, math.inf, np.float64("nan")])
 def test_nan_is_refused_by_name(value):
     with pytest.raises(ValueError, match=r"report field languages\.en\.student\.pseudo_perplexity: expected a finite"):
         minimal(languages={"en": {"student": {"pseudo_perplexity": value}}})
@@ -266,7 +266,7 @@ def test_a_percentage_is_refused_where_a_fraction_is_expected():
 
 
 def test_array_scalars_are_written_as_numbers(tmp_path):
-    languages = {"en": {"teacher": {"masked_accuracy": np.float32(0.5)}}}
+    languages = {"en": {"teacher": {"masked_accuracy": np.float64(0.5)}}}
     curves = {"student": [{"step": np.int64(3), "loss": np.float32(0.25)}]}
     write_report(tmp_path, minimal(languages=languages, curves=curves, configuration={"path": tmp_path}))
     found = json.loads((tmp_path / "report.json").read_text())

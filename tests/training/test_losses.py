@@ -109,7 +109,7 @@ def test_every_treatment_and_its_gradient_equal_the_dense_reference(missing_mass
 
 
 def test_a_number_worked_by_hand() -> None:
-    """A student uniform over four tokens, a teacher that gives 1/2 and 1/4 to its two: ln 4 and ln 2 in shares of 3/4."""
+    """A student uniform over four tokens, a teacher that gives 1/2 and 1/4 to its two: shares of ln 4 and ln 2."""
     inputs = {
         "logits": np.zeros((1, 4), np.float32),
         "gold_ids": np.array([3], np.int32),
@@ -195,7 +195,7 @@ def test_no_treatment_is_ever_negative(missing_mass: str, scale: float) -> None:
 
 @pytest.mark.parametrize("missing_mass", MISSING_MASS)
 def test_candidates_without_mass_change_nothing_and_stay_finite(missing_mass: str) -> None:
-    """A teacher's token that the student's vocabulary lacks: its id is 0 and its log-probability finite but massless."""
+    """Teachers' tokens that the student's vocabulary lacks: their id is 0, their log-probability finite, massless."""
     inputs = make_inputs(7)
     dropped = {
         **inputs,

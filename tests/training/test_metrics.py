@@ -141,7 +141,7 @@ def test_a_crash_while_resuming_leaves_the_old_log(tmp_path: Path, monkeypatch: 
     def killed(*_args: object, **_kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tensorflow.io.gfile.rename", killed)
+    monkeypatch.setattr("mergedistill_jax.files.sync", killed)
     with pytest.raises(KeyboardInterrupt):
         MetricLog(tmp_path, resume_at=10)
     assert [row["step"] for row in read_log(tmp_path)] == [10]

@@ -119,7 +119,7 @@ def run_steps(
 
 
 def assert_same(found: Any, expected: Any) -> None:
-    """Equal to 1e-5 of each leaf's entries, or of the largest entry of all: some gradients are exactly zero in theory."""
+    """Equal to 1e-5 of each entry, or of the largest entry of all: some gradients are exactly zero in theory."""
     largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
     jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5 * largest), found, expected)
 

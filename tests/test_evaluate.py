@@ -1,0 +1,234 @@
+"""The evaluation verb: scores equal to those of transformers, and a student that is its teacher scores as it does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from small_merge import K, Merge, make_merge, train_config
+from transformers import AutoModelForMaskedLM
+
+from mergedistill_jax import schema
+from mergedistill_jax.data.batches import describe_mixture
+from mergedistill_jax.evaluate import EvaluateConfig, evaluate
+from mergedistill_jax.evaluation.masked_words import all_records, score_baseline, score_student, score_teacher
+from mergedistill_jax.evaluation.report import Report
+from mergedistill_jax.models.huggingface import load_masked_lm
+from mergedistill_jax.schema import Manifest, RecordError
+from mergedistill_jax.stage_log import StageTime, write_stage_time
+from mergedistill_jax.teachers.loading import load_teacher
+from mergedistill_jax.train import train
+from mergedistill_jax.training.checkpoints import Checkpoints, Run, open_run
+from mergedistill_jax.training.step import TrainState
+from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab
+from mergedistill_jax.vocabulary.folder import read_vocabulary
+from tasks.distillation import add_students_mixture
+
+LANGUAGES = ("en", "es")
+
+
+@pytest.fixture(scope="module")
+def merge(teachers: dict[str, Path]) -> Merge:
+    return make_merge(next(iter(teachers.values())).parent)
+
+
+def transformers_scores(teacher: str, manifest: Manifest) -> dict[str, float]:
+    """The same scores from transformers' dense logits, one unpadded sequence at a time, in float64."""
+    model = AutoModelForMaskedLM.from_pretrained(teacher).double().eval()
+    losses, hits = [], []
+    for record in all_records(manifest):
+        with torch.no_grad():
+            logits = model(torch.tensor(record.input_ids[None].astype(np.int64))).logits[0].numpy()
+        rows = logits[record.masked_positions]
+        shifted = rows - rows.max(-1, keepdims=True)
+        log_probs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+        losses += list(-log_probs[np.arange(len(rows)), record.gold_ids])
+        hits += list(rows.argmax(-1) == record.gold_ids)
+    return {"masked_accuracy": float(np.mean(hits)), "pseudo_perplexity": float(np.exp(np.mean(losses)))}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_teachers_scores_are_those_of_transformers(merge: Merge, language: str) -> None:
+    """In batches of 8, whose last one is padded; records of uneven length and number of masked positions."""
+    manifest = schema.read_manifest(merge.heldout[language])
+    assert manifest.records % 8
+    teacher = load_teacher(merge.teachers[language], max_length=32, k=K)
+    found = score_teacher(teacher, manifest, 8).metrics()
+    assert found == pytest.approx(transformers_scores(merge.teachers[language], manifest), rel=1e-4)
+    assert "teacher_agreement" not in found
+
+
+def test_a_student_that_is_its_teacher_has_its_scores_exactly(merge: Merge, tmp_path: Path) -> None:
+    """The union of one vocabulary is that vocabulary; the student holds the teacher's own weights."""
+    teacher = merge.teachers["en"]
+    vocab(VocabConfig(output=str(tmp_path), method=UnionConfig(teachers={"en": teacher})))
+    np.testing.assert_array_equal(read_vocabulary(tmp_path).id_map("en"), np.arange(read_vocabulary(tmp_path).size))
+    mixture = describe_mixture(add_students_mixture([merge.heldout["en"]], str(tmp_path), name="small_identity"))
+    encoder, params = load_masked_lm(teacher)
+
+    student = score_student(encoder, params, mixture, 8)["en"].metrics()
+    expected = score_teacher(
+        load_teacher(teacher, max_length=32, k=K), schema.read_manifest(merge.heldout["en"]), 8
+    ).metrics()
+    assert student.pop("teacher_agreement") == 1.0
+    assert student == expected
+
+
+def test_the_baseline_answers_the_token_hidden_most_often_in_training(merge: Merge) -> None:
+    train_manifest, heldout = (schema.read_manifest(folders["en"]) for folders in (merge.records, merge.heldout))
+    counts: dict[int, int] = {}
+    for record in all_records(train_manifest):
+        for gold in record.gold_ids.tolist():
+            counts[gold] = counts.get(gold, 0) + 1
+    most = max(counts, key=lambda gold: (counts[gold], -gold))
+    gold = np.concatenate([record.gold_ids for record in all_records(heldout)])
+    assert score_baseline(train_manifest, heldout) == {"masked_accuracy": float((gold == most).mean())}
+
+
+@pytest.fixture(scope="module")
+def report(merge: Merge, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report, EvaluateConfig]:
+    """A short run of a student, the same run under another name, a tagger's result, and their report."""
+    root = tmp_path_factory.mktemp("report")
+    train(train_config(merge, root / "student", steps=10, heldout=None))
+    (root / "tagger").mkdir()
+    result = {"task": "ner", "language": "es", "metrics": {"entity_f1": 0.75, "entity_precision": 0.5}}
+    (root / "tagger" / "result.json").write_text(json.dumps(result))
+    write_stage_time(
+        root / "student", StageTime(stage="train", command="mergedistill train", configuration="", seconds=7, order=1)
+    )
+    config = evaluate_config(
+        merge,
+        root,
+        students={"student": str(root / "student"), "student_gold": str(root / "student")},
+        train_records=merge.records,
+        finetuned={"student": (str(root / "tagger"),)},
+        run_folder=str(root),
+    )
+    return root, evaluate(config), config
+
+
+def evaluate_config(merge: Merge, root: Path, **changes: Any) -> EvaluateConfig:
+    heldout = add_students_mixture(list(merge.heldout.values()), merge.vocabulary, name="small_heldout")
+    fields: dict[str, Any] = {
+        "output": str(root / "report"),
+        "heldout": heldout,
+        "teachers": merge.teachers,
+        "students": {},
+        "batch_size": 8,
+        "examples": 1,
+    }
+    return EvaluateConfig(**{**fields, **changes})
+
+
+def test_the_report_holds_every_score_that_was_measured(
+    merge: Merge, report: tuple[Path, Report, EvaluateConfig]
+) -> None:
+    content = json.loads((report[0] / "report" / "report.json").read_text())
+    for language in LANGUAGES:
+        models = content["languages"][language]
+        assert set(models) == {"baseline", "teacher", "student", "student_gold"}
+        assert set(models["baseline"]) == {"masked_accuracy"}
+        assert set(models["teacher"]) == {"masked_accuracy", "pseudo_perplexity"}
+        assert set(models["student_gold"]) == {"masked_accuracy", "pseudo_perplexity", "teacher_agreement"}
+        manifest = schema.read_manifest(merge.heldout[language])
+        assert models["teacher"] == pytest.approx(transformers_scores(merge.teachers[language], manifest), rel=1e-4)
+    assert content["languages"]["es"]["student"]["ner_f1"] == 0.75
+    assert "ner_f1" not in content["languages"]["en"]["student"]
+
+
+def test_the_deviation_from_the_teachers_is_that_of_the_papers_tables(
+    report: tuple[Path, Report, EvaluateConfig],
+) -> None:
+    """Positive where the student is better: of a perplexity, where it is lower."""
+    content = json.loads((report[0] / "report" / "report.json").read_text())
+    scores = [content["languages"][language] for language in LANGUAGES]
+    for metric, sign in {"masked_accuracy": 1, "pseudo_perplexity": -1}.items():
+        pairs = [(models["teacher"][metric], models["student"][metric]) for models in scores]
+        if all(teacher for teacher, _ in pairs):
+            expected = sign * 100 * np.mean([(student - teacher) / teacher for teacher, student in pairs])
+            assert content["rdt"][metric] == pytest.approx(expected)
+        else:
+            assert metric not in content["rdt"]
+    assert "ner_f1" not in content["rdt"]
+
+
+def test_the_report_holds_seconds_commands_curves_and_fills(report: tuple[Path, Report, EvaluateConfig]) -> None:
+    root, found, _ = report
+    content = json.loads((root / "report" / "report.json").read_text())
+    assert content["seconds"] == pytest.approx(7 + found.seconds_per_stage["evaluate"])
+    assert found.commands == ["mergedistill train"]
+    assert [row["step"] for row in found.curves["student"]] == [10]
+    for fill in found.fills:
+        assert "[MASK]" in fill.text
+        assert len(fill.teacher) == len(fill.student) == 3
+    assert (root / "report" / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_another_teacher_is_refused_before_anything_is_written(merge: Merge, tmp_path: Path) -> None:
+    swapped = {"en": merge.teachers["es"], "es": merge.teachers["en"]}
+    with pytest.raises(RecordError, match=r"heldout/en/manifest.json: field weights_hash: found '\w+', expected '\w+'"):
+        evaluate(evaluate_config(merge, tmp_path, teachers=swapped))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_language_without_held_out_records_is_refused(merge: Merge, tmp_path: Path) -> None:
+    teachers = {**merge.teachers, "de": merge.teachers["en"]}
+    with pytest.raises(RecordError, match="mixture small_heldout: language: found no 'de', expected one of"):
+        evaluate(evaluate_config(merge, tmp_path, teachers=teachers))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_student_of_another_vocabulary_is_refused(merge: Merge, tmp_path: Path) -> None:
+    encoder, params = load_masked_lm(merge.teachers["en"])
+    run = Run(model=dict(vars(encoder)), vocabulary_folder="x", vocabulary_hash="other", mixture_hash="", settings={})
+    open_run(tmp_path / "student", run)
+    checkpoints = Checkpoints(tmp_path / "student")
+    params = jax.tree.map(jnp.asarray, params)
+    checkpoints.save(1, TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state={"count": jnp.zeros(())}))
+    checkpoints.close()
+    config = evaluate_config(merge, tmp_path, students={"student": str(tmp_path / "student")})
+    with pytest.raises(RecordError, match=r"student/run.json: field vocabulary_hash: found other, expected \w+ of"):
+        evaluate(config)
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_folder_that_is_no_run_is_refused(merge: Merge, tmp_path: Path) -> None:
+    config = evaluate_config(merge, tmp_path, students={"student": str(tmp_path / "nowhere")})
+    with pytest.raises(
+        ValueError, match=r"nowhere/run.json: not found, expected a folder written by `mergedistill train`"
+    ):
+        evaluate(config)
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "tagger/result.json: not found, expected a file written by `mergedistill finetune`"),
+        ("{", "tagger/result.json: found a damaged result"),
+        (
+            '{"task": "qa", "language": "en", "metrics": {}}',
+            "tagger/result.json: field task: found 'qa', expected one of",
+        ),
+    ],
+)
+def test_a_missing_or_damaged_result_of_finetuning_is_refused(
+    merge: Merge, tmp_path: Path, content: str | None, message: str
+) -> None:
+    folder = tmp_path / "tagger"
+    folder.mkdir()
+    if content is not None:
+        (folder / "result.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        evaluate(evaluate_config(merge, tmp_path, finetuned={"student": (str(folder),)}))
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_score_that_finetuning_could_not_measure_is_absent(merge: Merge, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text('{"task": "pos", "language": "en", "metrics": {}}')
+    found = evaluate(evaluate_config(merge, tmp_path, finetuned={"other": (str(tmp_path),)}))
+    assert "other" not in found.models

@@ -1,0 +1,286 @@
+import dataclasses
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from conftest import TEXTS, make_teacher
+
+import mergedistill_jax
+from mergedistill_jax import schema
+from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.models.huggingface_weights import WEIGHTS_FILE
+from mergedistill_jax.predict import PredictConfig, predict
+from mergedistill_jax.schema import RecordError
+from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
+from tasks import corpora
+
+MASKING = MaskingConfig(rate=0.2, max_share=0.25)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def corpus():
+    corpora.add_corpus(
+        "predict_text", lambda split: iter(TEXTS["en"][: None if split == "train" else 3]), ["train", "part"]
+    )
+    corpora.add_corpus("predict_nothing", lambda _: iter([]), ["train"])
+
+
+def config_of(output, teacher, **changes):
+    settings = {"corpus": "predict_text", "split": "train", "language": "en", "max_length": 32, "k": 4}
+    settings |= {"documents_per_shard": 1, "batch_size": 4, "masking": MASKING, "draws": 2}
+    settings |= {"teacher": str(teacher)} if teacher else {}
+    return PredictConfig(output=str(output), **settings | changes)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, teachers):
+    """An undisturbed run; nothing in it is changed."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "records"
+    predict(config_of(folder, teachers["en"]))
+    return folder
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def copy_of(folder, target):
+    target.mkdir(parents=True)
+    for path in folder.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+def test_the_manifest_says_what_was_done(written, teachers):
+    manifest = schema.read_manifest(written).require_complete()
+    identity, tokenizer = manifest.identity, load_tokenizer(teachers["en"])
+    assert (identity.teacher, identity.language, identity.corpus) == ("en", "en", "predict_text:train")
+    assert identity.vocabulary_hash == tokenizer.vocabulary_hash
+    assert identity.tokenizer_hash == tokenizer.tokenizer_hash
+    assert identity.vocabulary_size == len(tokenizer.tokens)
+    assert (identity.documents, identity.num_shards, identity.k, identity.draws) == (4, 4, 4, 2)
+    assert (identity.rate, identity.max_share, identity.seed) == (0.2, 0.25, 0)
+    for entry in manifest.shards:
+        records = list(schema.read_records(written, entry.shard, k=4, width=2))
+        assert len(records) == entry.records > 0
+        assert {record.draw for record in records} <= {0, 1}
+        assert sum(len(record.input_ids) for record in records) == entry.tokens
+    assert sorted(bytes_of(written)) == sorted(
+        ["manifest.json", *(f"shard-0000{i}.{kind}" for i in range(4) for kind in ("json", "tfrecord"))]
+    )
+
+
+def test_a_rerun_touches_nothing_and_another_run_gives_the_same_bytes(tmp_path, written, teachers):
+    folder = copy_of(written, tmp_path / "copy")
+    times = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    predict(config_of(folder, teachers["en"]))
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == times
+    predict(config_of(tmp_path / "again", teachers["en"]))
+    assert bytes_of(tmp_path / "again") == bytes_of(written)
+
+
+@pytest.mark.parametrize("left", ["both", "file", "half a file", "none"])
+def test_a_run_resumes_at_the_shard_that_is_missing(tmp_path, written, teachers, left):
+    folder = copy_of(written, tmp_path / "copy")
+    (folder / "shard-00002.json").unlink()
+    if left == "half a file":
+        (folder / "shard-00002.tfrecord").write_bytes(b"half")
+    if left == "none":
+        (folder / "shard-00002.tfrecord").unlink()
+    if left == "both":
+        for name in ("shard-00001.json", "shard-00003.json", "shard-00003.tfrecord"):
+            (folder / name).unlink()
+    predict(config_of(folder, teachers["en"]))
+    assert bytes_of(folder) == bytes_of(written)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Teachers of the same name: with other weights, and with another vocabulary."""
+    roots = [tmp_path_factory.mktemp(name) for name in ("weights", "vocabulary")]
+    texts = [TEXTS["en"], TEXTS["en"][:2]]
+    made = [make_teacher(root / "en", text, seed=9) for root, text in zip(roots, texts, strict=True)]
+    return dict(zip(("weights", "vocabulary"), made, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"teacher": "weights"}, "weights_hash"),
+        ({"teacher": "vocabulary"}, "weights_hash"),
+        ({"name": "somebody"}, "teacher"),
+        ({"k": 3}, "k"),
+        ({"split": "part"}, "corpus"),
+        ({"language": "de"}, "language"),
+        ({"max_length": 24}, "max_length"),
+        ({"draws": 3}, "draws"),
+        ({"documents_per_shard": 2}, "documents_per_shard"),
+        ({"masking": MaskingConfig(rate=0.2, max_share=0.25, seed=1)}, "seed"),
+        ({"masking": MaskingConfig(rate=0.1, max_share=0.25)}, "rate"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused_by_the_field(tmp_path, written, teachers, others, changes, field):
+    folder = copy_of(written, tmp_path / "copy")
+    changed = dataclasses.replace(config_of(folder, teachers["en"]), **changes)
+    if "teacher" in changes:
+        changed = dataclasses.replace(changed, teacher=str(others[changes["teacher"]]))
+    with pytest.raises(RecordError, match=rf"manifest\.json: field {field}: found .*, expected") as error:
+        predict(changed)
+    assert "\n" not in str(error.value)
+    assert bytes_of(folder) == bytes_of(written)
+
+
+def test_another_text_of_the_same_name_is_refused(tmp_path, written, teachers):
+    folder = copy_of(written, tmp_path / "copy")
+    corpora.add_corpus("predict_text", lambda _: iter([*TEXTS["en"][:3], "Another end."]), ["train"])
+    try:
+        with pytest.raises(RecordError, match="field corpus_hash: found"):
+            predict(config_of(folder, teachers["en"]))
+    finally:
+        corpora.add_corpus(
+            "predict_text", lambda split: iter(TEXTS["en"][: None if split == "train" else 3]), ["train", "part"]
+        )
+
+
+def test_another_tokenizer_with_the_same_vocabulary_is_refused(tmp_path, teachers):
+    """Gold labels alone, where no weights could tell the two apart: one lowercases."""
+    folders = {}
+    for lowercase in (False, True):
+        folders[lowercase] = tmp_path / str(lowercase)
+        folders[lowercase].mkdir()
+        tokens = load_tokenizer(teachers["en"]).tokens
+        (folders[lowercase] / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens))
+        (folders[lowercase] / "tokenizer_config.json").write_text(f'{{"do_lower_case": {str(lowercase).lower()}}}')
+    manifest = predict(config_of(tmp_path / "records", None, tokenizer=str(folders[False])))
+    assert (manifest.identity.k, manifest.identity.teacher, manifest.identity.weights_hash) == (0, "", "")
+    with pytest.raises(RecordError, match="field tokenizer_hash"):
+        predict(config_of(tmp_path / "records", None, tokenizer=str(folders[True])))
+
+
+def test_gold_records_are_the_teachers_without_predictions(tmp_path, written, teachers):
+    predict(config_of(tmp_path / "gold", None, tokenizer=str(teachers["en"])))
+    for shard in range(4):
+        gold = schema.read_records(tmp_path / "gold", shard, k=0, width=2)
+        full = schema.read_records(written, shard, k=4, width=2)
+        for one, other in zip(gold, full, strict=True):
+            assert (one.text_id, one.draw) == (other.text_id, other.draw)
+            for field in ("input_ids", "masked_positions", "gold_ids"):
+                np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+            assert one.top_ids.shape == (len(one.gold_ids), 0)
+
+
+def test_a_damaged_finished_shard_is_refused_and_left_alone(tmp_path, written, teachers):
+    folder = copy_of(written, tmp_path / "copy")
+    (folder / "shard-00001.tfrecord").write_bytes(b"other")
+    (folder / "shard-00003.json").unlink()
+    with pytest.raises(RecordError, match=r"shard-00001\.tfrecord: field bytes: found 5"):
+        predict(config_of(folder, teachers["en"]))
+    assert (folder / "shard-00001.tfrecord").read_bytes() == b"other"
+
+
+def headless(folder, target):
+    """The folder without its masked-LM head, as AutoModel would save it."""
+    copy_of(folder, target)
+    tensors = safetensors.numpy.load_file(target / WEIGHTS_FILE)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("cls.")}
+    assert 0 < len(kept) < len(tensors)
+    safetensors.numpy.save_file(kept, target / WEIGHTS_FILE, metadata={"format": "pt"})
+    return target
+
+
+def test_wrong_input_is_refused_before_anything_is_written(tmp_path, teachers):
+    output = tmp_path / "out"
+    cases = [
+        (config_of(output, headless(teachers["en"], tmp_path / "headless")), "has no masked-LM head"),
+        (config_of(output, teachers["en"], corpus="predict_nothing"), "split train: found 0 documents"),
+        (config_of(output, teachers["en"], split="test"), r"split: found 'test', expected one of \['part', 'train'\]"),
+        (config_of(output, teachers["en"], corpus="no_such"), "found 'no_such', expected a registered task"),
+        (config_of(output, teachers["en"], max_length=64), "expected at least max_length=64"),
+        (config_of(output, teachers["en"], k=10_000), "k: found 10000, expected at most"),
+        (config_of(output, tmp_path / "nowhere"), "found neither"),
+    ]
+    for config, named in cases:
+        with pytest.raises(ValueError, match=named) as error:
+            predict(config)
+        assert "\n" not in str(error.value)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, r"PredictConfig\.teacher: found None"),
+        ({"teacher": "a", "tokenizer": "b"}, r"PredictConfig\.tokenizer: found 'b' beside a teacher"),
+        ({"teacher": "a", "k": 0}, r"PredictConfig\.k: found 0"),
+        ({"teacher": "a", "draws": 0}, r"PredictConfig\.draws: found 0"),
+        ({"teacher": "a", "documents_per_shard": 0}, r"PredictConfig\.documents_per_shard: found 0"),
+        ({"teacher": "a", "batch_size": -1}, r"PredictConfig\.batch_size: found -1"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, named):
+    with pytest.raises(ValueError, match=named):
+        PredictConfig(output="x", corpus="y", split="z", language="en", **changes)
+
+
+def test_it_says_what_it_does_and_what_comes_next(tmp_path, teachers, capsys):
+    manifest = predict(config_of(tmp_path / "records", teachers["en"]))
+    printed = capsys.readouterr()
+    size = sum(entry.bytes for entry in manifest.shards)
+    tokens = sum(entry.tokens for entry in manifest.shards)
+    assert f"{teachers['en']} on predict_text:train (4 documents) -> {tmp_path / 'records'}" in printed.out
+    assert f"wrote {manifest.records} records, {tokens} tokens" in printed.out
+    assert f"{size / tokens:.2f} bytes a token" in printed.out
+    assert "next: mergedistill verify" in printed.out
+    assert "4/4 shard" in printed.err
+
+
+SLOW_PREDICT = """
+import sys, time
+from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.predict import PredictConfig, predict
+from tasks import corpora
+
+def documents(split):
+    for number in range(12):
+        time.sleep(0.05)
+        yield f"The old boat number {number} left the harbour again and again, with fish and children."
+
+corpora.add_corpus("predict_slow", documents, ["train"])
+output, teacher = sys.argv[1:]
+predict(PredictConfig(output=output, teacher=teacher, corpus="predict_slow", split="train", language="en", k=4,
+                      max_length=32, documents_per_shard=1, masking=MaskingConfig(rate=0.2, max_share=0.25)))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_like_one_that_was_not(tmp_path, teachers, monkeypatch):
+    """SIGKILL after the second and after the sixth of twelve shards; then run to the end."""
+    root = Path(mergedistill_jax.__file__).parents[1]
+    script, killed, undisturbed = tmp_path / "slow_predict.py", tmp_path / "killed", tmp_path / "undisturbed"
+    script.write_text(SLOW_PREDICT)
+    for entries in (2, 6):
+        command = [sys.executable, str(script), str(killed), str(teachers["en"])]
+        environment = os.environ | {"PYTHONPATH": str(root)}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - our own
+            while len(list(killed.glob("shard-*.json"))) < entries:
+                assert process.poll() is None
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        manifest = schema.read_manifest(killed)
+        assert entries <= len(manifest.shards) < 12
+        for entry in manifest.shards:
+            schema.check_shard(killed, entry)
+    for folder in (killed, undisturbed):
+        monkeypatch.setattr(sys, "argv", [str(script), str(folder), str(teachers["en"])])
+        runpy.run_path(str(script))
+    left = {name: data for name, data in bytes_of(killed).items() if not name.startswith(".")}
+    assert left == bytes_of(undisturbed)
+    assert len(schema.read_manifest(killed).require_complete().shards) == 12

@@ -1,0 +1,312 @@
+"""The training verb on records that `predict` wrote: it learns, resumes exactly, and refuses what is wrong."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from small_merge import MODEL, Merge, make_merge, train_config
+
+from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.schema import RecordError
+from mergedistill_jax.train import TrainConfig, train
+from mergedistill_jax.training.checkpoints import CheckpointError, read_run
+from mergedistill_jax.training.metrics import LOG_NAME, read_log
+from mergedistill_jax.training.optimizer import AdamWConfig
+from mergedistill_jax.training.schedules import GoldWeight, LearningRate
+from mergedistill_jax.training.step import TrainState
+from tasks.distillation import add_students_mixture
+
+GOLD_ONLY = GoldWeight(shape="constant", stop=1.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every run here compiles the same programs: kept on disk for this module and the processes it starts."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        compilation_cache.reset_cache()
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def merge(teachers: dict[str, Path]) -> Merge:
+    return make_merge(next(iter(teachers.values())).parent)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(merge: Merge, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainState]:
+    """A whole run, and the state it ended with."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, train(train_config(merge, folder))
+
+
+def assert_same_run(folder: Path, state: TrainState, undisturbed: tuple[Path, TrainState]) -> None:
+    """Bit-equal parameters and moments, and byte-equal logs."""
+    for one, two in zip(jax.tree.leaves(state), jax.tree.leaves(undisturbed[1]), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert (folder / LOG_NAME).read_text() == (undisturbed[0] / LOG_NAME).read_text()
+
+
+def test_the_student_follows_its_teachers_first_and_the_gold_labels_then(undisturbed: tuple[Path, TrainState]) -> None:
+    """The teachers are random, so that what they say and the gold labels are two things to learn."""
+    steps = [row for row in read_log(undisturbed[0]) if "gold_loss" in row]
+    assert [row["step"] for row in steps] == [10, 20, 30, 40]
+    assert steps[1]["teacher_loss"] < steps[0]["teacher_loss"] - 0.3
+    assert steps[3]["gold_loss"] < steps[1]["gold_loss"] - 0.5
+    weights = [np.mean(np.arange(start, start + 10)) / 39 for start in (0, 10, 20, 30)]
+    np.testing.assert_allclose([row["gold_weight"] for row in steps], weights, rtol=1e-5)
+
+
+def test_every_language_and_teacher_is_measured(undisturbed: tuple[Path, TrainState]) -> None:
+    names = ("gold_loss", "teacher_loss", "masked_accuracy", "teacher_agreement")
+    groups = {f"{name}/{kind}/{group}" for name in names for kind in ("language", "teacher") for group in ("en", "es")}
+    for row in read_log(undisturbed[0]):
+        if "gold_loss" in row:
+            assert groups <= set(row)
+
+
+def test_held_out_records_are_measured_as_they_are_asked_for(undisturbed: tuple[Path, TrainState]) -> None:
+    heldout = [row for row in read_log(undisturbed[0]) if "heldout/gold_loss" in row]
+    assert [row["step"] for row in heldout] == [20, 40]
+    assert heldout[1]["heldout/gold_loss"] < heldout[0]["heldout/gold_loss"] - 0.1
+    assert {"heldout/gold_loss/language/en", "heldout/teacher_agreement/language/es"} <= set(heldout[0])
+
+
+def test_the_run_is_described_in_its_folder(merge: Merge, undisturbed: tuple[Path, TrainState]) -> None:
+    run = read_run(undisturbed[0])
+    vocabulary = json.loads((Path(merge.vocabulary) / "vocabulary.json").read_text())
+    assert run.model["vocab_size"] == vocabulary["size"]
+    assert run.model["max_length"] == 32
+    assert run.vocabulary_hash == vocabulary["hash"]
+    assert run.settings["k"] == 4
+    assert run.settings["optimizer"]["learning_rate"]["peak"] == 3e-2
+
+
+def test_a_run_in_two_sittings_is_the_undisturbed_one(
+    merge: Merge, tmp_path: Path, undisturbed: tuple[Path, TrainState]
+) -> None:
+    first = train(train_config(merge, tmp_path, stop_after=30))
+    assert int(first.step) == 30
+    assert_same_run(tmp_path, train(train_config(merge, tmp_path)), undisturbed)
+
+
+def test_running_a_finished_run_again_changes_nothing(merge: Merge, undisturbed: tuple[Path, TrainState]) -> None:
+    folder = undisturbed[0]
+    before = (folder / LOG_NAME).read_text()
+    assert_same_run(folder, train(train_config(merge, folder)), undisturbed)
+    assert (folder / LOG_NAME).read_text() == before
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"checkpoint_30", "checkpoint_40"}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {root!r}]
+import conftest
+from mergedistill_jax import train
+from small_merge import Merge, train_config
+
+calls = 0
+def place_batch(*arguments, place=train.place_batch):
+    global calls
+    calls += 1
+    if calls == {at}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return place(*arguments)
+
+train.place_batch = place_batch
+train.train(train_config({merge!r}, {output!r}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [5, 28])
+def test_a_killed_run_ends_as_the_undisturbed_one(
+    merge: Merge, tmp_path: Path, undisturbed: tuple[Path, TrainState], at: int
+) -> None:
+    """SIGKILL at the fifth step, before any checkpoint, and some steps after the evaluation that follows step 20."""
+    tests = Path(__file__).parent
+    program = KILLED.format(tests=str(tests), root=str(tests.parent), merge=merge, output=str(tmp_path), at=at)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)  # noqa: S603 - our own
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert not (tmp_path / "checkpoints" / "checkpoint_40").exists()
+    assert_same_run(tmp_path, train(train_config(merge, tmp_path)), undisturbed)
+
+
+def test_a_teacher_is_trained_on_gold_labels_alone(merge: Merge, tmp_path: Path) -> None:
+    vocabulary = merge.vocabulary
+    mixture = add_students_mixture([merge.masked["en"]], vocabulary, name="small_masked")
+    train(train_config(merge, tmp_path, mixture=mixture, heldout=None, gold_weight=GOLD_ONLY, steps=10))
+    (row,) = read_log(tmp_path)
+    assert row["gold_weight"] == 1.0
+    assert not [name for name in row if "teacher" in name]
+
+
+def refused(config: TrainConfig, error: type[Exception], message: str) -> None:
+    """Training stops before work starts: with one line, and nothing written."""
+    before = sorted(Path(config.output).rglob("*")) if Path(config.output).exists() else None
+    with pytest.raises(error, match=message) as caught:
+        train(config)
+    assert "\n" not in str(caught.value)
+    assert before == (sorted(Path(config.output).rglob("*")) if Path(config.output).exists() else None)
+
+
+def test_records_without_predictions_are_refused_unless_gold_labels_are_all_that_counts(
+    merge: Merge, tmp_path: Path
+) -> None:
+    mixture = add_students_mixture([merge.masked["en"]], merge.vocabulary, name="small_masked")
+    config = train_config(merge, tmp_path / "run", mixture=mixture, heldout=None)
+    refused(config, RecordError, "mixture small_masked: field k: found 0 predictions, expected some, or gold labels")
+
+
+def test_more_predictions_than_are_stored_are_refused(merge: Merge, tmp_path: Path) -> None:
+    config = train_config(merge, tmp_path / "run", k=5)
+    refused(config, RecordError, r"records/\w\w/manifest.json: field k: found 4, expected at least 5")
+
+
+def test_fewer_predictions_than_are_stored_are_another_run(merge: Merge, undisturbed: tuple[Path, TrainState]) -> None:
+    message = r"run.json: field settings.k: found 4, expected 2; choose another output folder"
+    refused(train_config(merge, undisturbed[0], k=2), CheckpointError, message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"steps": 80}, "settings.steps: found 40, expected 80"),
+        ({"seed": 1}, "settings.seed: found 0, expected 1"),
+        ({"gold_weight": GOLD_ONLY}, "settings.gold_weight.shape: found 'linear', expected 'constant'"),
+        (
+            {"optimizer": AdamWConfig(learning_rate=LearningRate(peak=1.0, warmup_steps=2))},
+            "settings.optimizer.learning_rate.peak: found 0.03, expected 1.0",
+        ),
+    ],
+)
+def test_another_runs_folder_is_refused(
+    merge: Merge, undisturbed: tuple[Path, TrainState], changes: dict[str, Any], field: str
+) -> None:
+    refused(
+        train_config(merge, undisturbed[0], **changes), CheckpointError, f"{undisturbed[0]}/run.json: field {field};"
+    )
+
+
+def test_other_records_are_another_run(merge: Merge, undisturbed: tuple[Path, TrainState]) -> None:
+    mixture = add_students_mixture([merge.records["en"]], merge.vocabulary, name="small_english")
+    refused(train_config(merge, undisturbed[0], mixture=mixture), CheckpointError, "field mixture_hash: found")
+
+
+def test_another_teachers_records_are_refused(merge: Merge, tmp_path: Path) -> None:
+    """The vocabulary folder of one teacher alone does not know the other's records."""
+    from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab  # noqa: PLC0415 - this test alone
+
+    vocab(VocabConfig(output=str(tmp_path), method=UnionConfig(teachers={"en": merge.teachers["en"]})))
+    with pytest.raises(ValueError, match=r"heldout/es/manifest.json: field vocabulary_hash: found \w+, expected"):
+        add_students_mixture(list(merge.heldout.values()), str(tmp_path))
+
+
+def test_held_out_records_in_another_vocabulary_are_refused(merge: Merge, tmp_path: Path) -> None:
+    from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab  # noqa: PLC0415 - this test alone
+
+    alone = str(tmp_path / "vocabulary")
+    vocab(VocabConfig(output=alone, method=UnionConfig(teachers={"en": merge.teachers["en"]})))
+    heldout = add_students_mixture([merge.heldout["en"]], alone, name="small_other")
+    config = train_config(merge, tmp_path / "run", heldout=heldout)
+    refused(
+        config,
+        RecordError,
+        r"mixture small_other: field vocabulary_hash: found '\w+', expected '\w+' as in small_records",
+    )
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
+def test_damaged_records_are_refused_by_the_name_of_the_shard(merge: Merge, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "records"
+    shutil.copytree(merge.records["en"], folder)
+    shard = folder / "shard-00001.tfrecord"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    if damage == "missing":
+        shard.unlink()
+    else:
+        shard.write_bytes(bytes(data) if damage == "flipped" else bytes(data[:-1]))
+    found = {"flipped": "field checksum: found", "truncated": "field bytes: found", "missing": "not found, expected"}
+    with pytest.raises(RecordError, match=f"{shard}: {found[damage]}"):
+        add_students_mixture([str(folder)], merge.vocabulary)
+
+
+def test_an_unfinished_folder_is_refused_by_the_shard_that_is_missing(merge: Merge, tmp_path: Path) -> None:
+    folder = tmp_path / "records"
+    shutil.copytree(merge.records["en"], folder)
+    (folder / "shard-00001.json").unlink()
+    with pytest.raises(RecordError, match=r"shard-00001.json: found 1 finished shards, expected 2; run `mergedistill"):
+        add_students_mixture([str(folder)], merge.vocabulary)
+
+
+def test_a_mixture_that_nobody_registered_is_refused(merge: Merge, tmp_path: Path) -> None:
+    config = train_config(merge, tmp_path / "run", mixture="nowhere")
+    refused(config, RecordError, "mixture: found 'nowhere', expected a registered mixture or task")
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused(merge: Merge, tmp_path: Path) -> None:
+    config = train_config(merge, tmp_path / "run", batch_size=12)
+    refused(config, ValueError, "batch_size: found 12, expected a multiple of the data axis, 8")
+
+
+def test_an_encoder_without_a_size_is_refused(merge: Merge, tmp_path: Path) -> None:
+    config = train_config(merge, tmp_path / "run", model=EncoderConfig)
+    refused(config, ValueError, r"TrainConfig.model: .*num_layers")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "TrainConfig.steps: found 0, expected at least 1"),
+        ({"save_every": 7}, "TrainConfig.save_every: found 7, expected a multiple of log_every=5"),
+        ({"stop_after": 7}, "TrainConfig.stop_after: found 7, expected a multiple of log_every=5"),
+        ({"num_microbatches": 3}, "TrainConfig.batch_size: found 8, expected a multiple of num_microbatches=3"),
+        ({"dtype": "float8"}, "TrainConfig.dtype: found 'float8', expected 'float32' or 'bfloat16'"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    fields: dict[str, Any] = {
+        "output": "unused",
+        "mixture": "unused",
+        "model": MODEL,
+        "optimizer": AdamWConfig(learning_rate=LearningRate(peak=1e-2, warmup_steps=2)),
+        "steps": 20,
+        "batch_size": 8,
+        "log_every": 5,
+        "save_every": 5,
+    }
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{**fields, **changes})
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_ends_the_run_by_name(merge: Merge, tmp_path: Path) -> None:
+    optimizer = AdamWConfig(learning_rate=LearningRate(peak=1e30, warmup_steps=0))
+    with pytest.raises(
+        ValueError, match=r"metrics.jsonl: step 10: field \S+: found (nan|inf), expected a finite number"
+    ):
+        train(train_config(merge, tmp_path, optimizer=optimizer))
+    assert read_log(tmp_path) == []
+    assert not list((tmp_path / "checkpoints").glob("checkpoint_*"))
