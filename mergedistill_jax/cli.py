@@ -14,6 +14,7 @@ import re
 import shlex
 import sys
 import time
+import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from tokenize import TokenError
@@ -140,7 +141,7 @@ def run_stage(
     module, _, _ = STAGES[stage]
     verb: Callable[..., Any] = getattr(importlib.import_module(f"mergedistill_jax.{module}"), module)
     output = getattr(config, "output", None)
-    configuration = hashlib.blake2b(gin.config_str().encode(), digest_size=16).hexdigest()
+    configuration = hashlib.blake2b(_used_configuration().encode(), digest_size=16).hexdigest()
     before = read_stage_time(output, stage) if isinstance(output, str) else None
     same = before is not None and before.configuration == configuration
     if reuse and same:
@@ -159,6 +160,17 @@ def run_stage(
         done = StageTime(stage=stage, command=command, configuration=configuration, seconds=seconds, order=time.time())
         write_stage_time(folder, done)
     return result
+
+
+def _used_configuration() -> str:
+    """What gin gave to the config object just made, defaults included, and to references that are called later.
+
+    Settings of other stages are left out: changing them does not make this stage another one.
+    """
+    used = gin.operative_config_str()
+    later = tuple(f"{name}." for name in re.findall(r"= @([\w./]+)$", used, re.MULTILINE))
+    parameters = [line for line in gin.config_str().splitlines() if later and line.startswith(later)]
+    return "\n".join([used, *parameters])
 
 
 def _run_step(
@@ -236,18 +248,20 @@ def _require_known_macros(bindings: Sequence[str], in_files: str) -> None:
 
 
 def _require_types(config: Any, where: str) -> None:
-    """Checks the plain fields of a config object and of those inside it: numbers, strings, truth values, None."""
+    """Checks the plain fields of a config object and of those inside it: numbers, strings, lists that are no string."""
     name = type(config).__name__
     for field, hint in typing.get_type_hints(type(config)).items():
         value = getattr(config, field, None)
         if dataclasses.is_dataclass(value):
             _require_types(value, where)
-        accepted = set(typing.get_args(hint) or (hint,))
+        accepted = set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
         if accepted <= {int, float, str, bool, type(None)}:
             accepted |= {int} if float in accepted else set()
             if type(value) not in accepted:
                 names = " or ".join(sorted(kind.__name__ for kind in accepted))
                 raise UsageError(f"{where}: {name}.{field}: found {value!r}, expected {names}")
+        elif typing.get_origin(hint) is Sequence and isinstance(value, str):
+            raise UsageError(f"{where}: {name}.{field}: found one string {value!r}, expected several in brackets")
 
 
 def _explained(error: BaseException) -> str:

@@ -18,6 +18,8 @@ from mergedistill_jax.corpus import grammars
 
 RunStage = Callable[..., Any]
 
+HELDOUT_RATE = 0.15
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaggingTask:
@@ -59,6 +61,7 @@ class PipelineConfig:
         output: folder for everything.
         languages: one teacher each.
         teacher_draws, transfer_draws: masks per sequence for teachers and for the students' records.
+        masking_rate: share of words masked for training; held-out text always has 0.15.
         tagging: labelled tasks.
         grammar_tagging: where set, writes the files that a task named "grammar" reads.
     """
@@ -68,6 +71,7 @@ class PipelineConfig:
     title: str
     teacher_draws: int = 1
     transfer_draws: int = 1
+    masking_rate: float = HELDOUT_RATE
     tagging: Sequence[TaggingTask] = ()
     grammar_tagging: GrammarTagging | None = None
 
@@ -159,7 +163,7 @@ def _teacher_steps(config: PipelineConfig, folder: _Folders, language: str) -> I
     vocabulary = folder.vocabulary(language)
     name = f"teachers/{language}"
     yield _step("vocab", "learn_vocabulary", LANGUAGE=language, OUTPUT=vocabulary)
-    for split, draws in (("train", config.teacher_draws), ("heldout", 1)):
+    for split, draws, rate in (("train", config.teacher_draws, config.masking_rate), ("heldout", 1, HELDOUT_RATE)):
         yield _step(
             "predict",
             "mask",
@@ -167,6 +171,7 @@ def _teacher_steps(config: PipelineConfig, folder: _Folders, language: str) -> I
             SPLIT=split,
             TOKENIZER=vocabulary,
             DRAWS=draws,
+            MASKING_RATE=rate,
             OUTPUT=folder.masked(language, split),
         )
     yield _step(
@@ -182,11 +187,20 @@ def _teacher_steps(config: PipelineConfig, folder: _Folders, language: str) -> I
 
 def _record_steps(config: PipelineConfig, folder: _Folders, language: str) -> Iterator[Step]:
     teacher = folder.export(f"teachers/{language}")
-    for split, draws, output in (
-        ("transfer", config.transfer_draws, folder.records(language)),
-        ("heldout", 1, folder.heldout(language)),
+    for split, draws, rate, output in (
+        ("transfer", config.transfer_draws, config.masking_rate, folder.records(language)),
+        ("heldout", 1, HELDOUT_RATE, folder.heldout(language)),
     ):
-        yield _step("predict", "predict", LANGUAGE=language, SPLIT=split, TEACHER=teacher, DRAWS=draws, OUTPUT=output)
+        yield _step(
+            "predict",
+            "predict",
+            LANGUAGE=language,
+            SPLIT=split,
+            TEACHER=teacher,
+            DRAWS=draws,
+            MASKING_RATE=rate,
+            OUTPUT=output,
+        )
         yield _step("verify", "verify", FOLDER=output, TEACHER=teacher)
 
 

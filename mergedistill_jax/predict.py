@@ -96,7 +96,7 @@ def _identity(config: PredictConfig, tokenizer: TeacherTokenizer) -> Identity:
         documents=corpus.documents,
         documents_per_shard=config.documents_per_shard,
         rate=config.masking.rate,
-        max_share=config.masking.max_share,
+        max_share=config.masking.bound,
         draws=config.draws,
         seed=config.masking.seed,
         max_length=config.max_length,

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import gin
 import pytest
 from small_merge import Merge, make_merge
 
+import gin
 from mergedistill_jax import cli
 from mergedistill_jax.export import ExportConfig
 from mergedistill_jax.pipeline import PipelineConfig
@@ -188,7 +188,7 @@ def test_commands_in_the_files_can_be_parsed() -> None:
     """The command that a stage's file shows names that file, its stage, and macros that it reads."""
     for stage_file, stage in STAGE_OF.items():
         text = (ROOT / "gin" / "runs" / f"{stage_file}.gin").read_text()
-        if stage_file == "finetune_routed" or stage_file == "evaluate":
+        if stage_file in ("finetune_routed", "evaluate"):
             continue  # shown in words: as another file, or only by the pipeline
         command = " ".join(re.findall(r"^#   ? ?(.*?)\\?$", text, re.MULTILINE))
         assert f"mergedistill {stage} " in command, stage_file

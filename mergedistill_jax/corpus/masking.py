@@ -21,24 +21,31 @@ class MaskingConfig:
     Attributes:
         rate: expected share of words chosen.
         max_share: at most this share of a sequence's tokens is chosen; the words beyond it, last in the random
-            order, stay visible. It bounds the padding of masked positions.
+            order, stay visible. It bounds the padding of masked positions. None: four thirds of the rate.
     """
 
     rate: float = 0.15
     seed: int = 0
-    max_share: float = 0.2
+    max_share: float | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.rate < 1.0:
             raise ValueError(f"MaskingConfig.rate: found {self.rate}, expected a share between 0 and 1")
-        if not self.rate <= self.max_share <= 1.0:
+        if self.max_share is None:
+            object.__setattr__(self, "max_share", min(round(self.rate * 4 / 3, 6), 1.0))
+        if not self.rate <= self.bound <= 1.0:
             raise ValueError(
                 f"MaskingConfig.max_share: found {self.max_share}, expected between rate={self.rate} and 1"
             )
 
+    @property
+    def bound(self) -> float:
+        """The largest share of a sequence's tokens that is chosen."""
+        return self.max_share or 0.0
+
     def max_predictions(self, length: int) -> int:
         """Most masked positions of a sequence of `length` tokens."""
-        return int(length * self.max_share)
+        return int(length * self.bound)
 
 
 def text_id(text: str) -> bytes:

@@ -6,6 +6,7 @@ A batch is a function of (mixture, seed, step), so that a resumed run sees the s
 import dataclasses
 import functools
 import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +30,7 @@ class RecordMixture:
         languages, teachers, folders: of each source.
         max_length, max_predictions: largest over the folders.
         k: predictions every folder has.
-        hash: content hash over the folders.
+        hash: content hash over the folders and their shares of the batches.
     """
 
     name: str
@@ -72,6 +73,8 @@ def describe_mixture(name: str, k: int | None = None) -> RecordMixture:
             raise RecordError(f"{source.manifest.folder}/manifest.json: field k: found {stored}, expected at least {k}")
     identities = [source.manifest.identity for source in sources]
     digest = hashlib.blake2b("".join(source.manifest.hash for source in sources).encode(), digest_size=16)
+    if len(tasks) > 1:  # of several, the shares decide the batches too
+        digest.update(json.dumps(_shares(name, tasks)).encode())
     return RecordMixture(
         name=name,
         sources=tuple(task.name for task in tasks),
@@ -87,6 +90,10 @@ def describe_mixture(name: str, k: int | None = None) -> RecordMixture:
         k=min(identity.k for identity in identities) if k is None else k,
         hash=digest.hexdigest(),
     )
+
+
+def _shares(mixture: str, tasks: list[seqio.Task]) -> list[float]:
+    return [seqio.MixtureRegistry.get(mixture).get_rate(task) for task in tasks]
 
 
 def _record_source(task: seqio.Task) -> RecordSource:
