@@ -41,7 +41,7 @@ class Record:
     """One masked sequence in its teacher's ids.
 
     Attributes:
-        text_id: 8 bytes that name the text, the same for every teacher.
+        text_id: 8 bytes that name where the sequence starts: its first text and the word in it.
         draw: which of several masks of the text this is.
         input_ids: the masked input, special tokens included, no padding.
         masked_positions: ascending positions in `input_ids`.

@@ -61,6 +61,7 @@ def value_of(macro: str, merge: Merge, stage_file: str) -> Any:
         "LANGUAGE": "en",
         "SPLIT": "train",
         "DRAWS": 2,
+        "MASKING_RATE": 0.3,
         "TITLE": "A title",
         "TOKENIZER": merge.teachers["en"],
         "TEACHERS": merge.teachers,
@@ -147,7 +148,7 @@ def test_the_control_differs_from_the_student_in_its_labels_alone(merge: Merge, 
 def test_the_teachers_predictions_are_the_papers_eight(merge: Merge, data: Path) -> None:
     config = configured("predict", SETTINGS[0], merge, data)
     assert isinstance(config, PredictConfig)
-    assert (config.k, config.name, config.split) == (8, "en", "train")
+    assert (config.k, config.name, config.split, config.masking.rate) == (8, "en", "train", 0.3)
     mask = configured("mask", SETTINGS[0], merge, data)
     assert (mask.teacher, mask.tokenizer, mask.max_length) == (None, merge.teachers["en"], config.max_length)
 

@@ -41,6 +41,7 @@ CONFIG = PipelineConfig(
     title="A title",
     teacher_draws=2,
     transfer_draws=3,
+    masking_rate=0.3,
     tagging=(
         TaggingTask(name="udpos", task="pos", train="train-{language}", test="test-{language}", file_format="tsv"),
         TaggingTask(
@@ -123,17 +124,17 @@ def test_student_and_control_read_the_same_records() -> None:
     assert {**bindings_of(student), "OUTPUT": ""} == {**bindings_of(control), "OUTPUT": ""}
 
 
-def test_draws_go_to_training_text_and_not_to_held_out_text() -> None:
-    draws = {
-        (step.gin_file, bindings_of(step)["SPLIT"]): bindings_of(step)["DRAWS"]
-        for step in STEPS
-        if step.stage == "predict"
-    }
-    assert draws == {
-        ("mask", "train"): 2,
-        ("mask", "heldout"): 1,
-        ("predict", "transfer"): 3,
-        ("predict", "heldout"): 1,
+def test_draws_and_masking_rate_are_of_training_text_and_not_of_held_out_text() -> None:
+    found = {}
+    for step in STEPS:
+        if step.stage == "predict":
+            bindings = bindings_of(step)
+            found[step.gin_file, bindings["SPLIT"]] = (bindings["DRAWS"], bindings["MASKING_RATE"])
+    assert found == {
+        ("mask", "train"): (2, 0.3),
+        ("mask", "heldout"): (1, 0.15),
+        ("predict", "transfer"): (3, 0.3),
+        ("predict", "heldout"): (1, 0.15),
     }
 
 

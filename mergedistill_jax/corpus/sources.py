@@ -106,16 +106,23 @@ _DOC_START = re.compile(r"<doc( [^>]*)?>")
 
 
 def wikiextractor_documents(path: str) -> Iterator[str]:
-    """WikiExtractor's output, `<doc ...>` title, text `</doc>`; the title line is a paragraph of the document."""
+    """WikiExtractor's output, `<doc ...>` title, text `</doc>`; the title line is a paragraph of the document.
+
+    `</doc>` stands on a line of its own or at the end of the text's last line; a document may also end where the next
+    begins.
+    """
     with open_text(path) as lines:
         body: list[str] | None = None
         number = 0
         for number, line in enumerate(lines, start=1):
-            if _DOC_START.match(line):
-                body = []
-            elif line.startswith("</doc>"):
-                if body and (document := _paragraphs(body)):
+            starts, text, ends = bool(_DOC_START.match(line)), line.removesuffix("</doc>"), line.endswith("</doc>")
+            if (starts or ends) and body is not None:
+                if document := _paragraphs(body if starts else [*body, text]):
                     yield document
+                body = None
+            if starts:
+                body = []
+            elif ends:
                 body = None
             elif body is not None:
                 body.append(line)

@@ -112,8 +112,13 @@ def write_vocabulary(
     teachers: Mapping[str, tuple[TeacherTokenizer, Int[np.ndarray, " v"]]],
     description: Mapping[str, object],
 ) -> Vocabulary:
-    """Writes a vocabulary folder, its description last; `description` adds fields for people to vocabulary.json."""
+    """Writes a vocabulary folder, its description last; `description` adds fields for people to vocabulary.json.
+
+    Raises:
+        VocabularyError: the folder holds another vocabulary.
+    """
     folder = epath.Path(folder)
+    _refuse_another(folder / DESCRIPTION_FILE, student.vocabulary_hash)
     for name, (tokenizer, id_map) in teachers.items():
         target = folder / "teachers" / name
         target.mkdir(parents=True, exist_ok=True)
@@ -139,6 +144,15 @@ def write_vocabulary(
     }
     write_atomically(folder / DESCRIPTION_FILE, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
     return read_vocabulary(folder)
+
+
+def _refuse_another(path: epath.Path, expected: str) -> None:
+    """Records and checkpoints depend on a vocabulary's hash: it is never replaced by another one."""
+    found = json.loads(path.read_text()).get("hash") if path.exists() else expected
+    if found != expected:
+        raise VocabularyError(
+            f"{path}: field hash: found {found}, expected {expected} of the new vocabulary; choose another output folder"
+        )
 
 
 def read_vocabulary(folder: epath.PathLike) -> Vocabulary:
