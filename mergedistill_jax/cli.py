@@ -277,10 +277,11 @@ def _explained(error: BaseException) -> str:
 
 
 def _parameters(name: str) -> str:
-    configurable = gin.get_configurable(name)
-    wrapped = getattr(configurable, "__wrapped__", configurable)
-    fields = dataclasses.fields(wrapped) if dataclasses.is_dataclass(wrapped) else ()
-    return ", ".join([field.name for field in fields] or list(inspect.signature(wrapped).parameters))
+    configurable: Any = gin.get_configurable(name)
+    wrapped: Any = getattr(configurable, "__wrapped__", configurable)
+    if dataclasses.is_dataclass(wrapped):
+        return ", ".join(field.name for field in dataclasses.fields(wrapped))
+    return ", ".join(inspect.signature(wrapped).parameters)
 
 
 def _registered(config_class: type) -> Callable[[], Any]:

@@ -219,8 +219,8 @@ def _encoder(config: TrainConfig, mixture: RecordMixture) -> EncoderConfig:
 
 def _describe(config: TrainConfig, encoder: EncoderConfig, mixture: RecordMixture) -> Run:
     numbers = ("optimizer", "steps", "batch_size", "gold_weight", "distillation", "num_microbatches", "dtype", "seed")
-    settings = {name: getattr(config, name) for name in numbers}
-    settings = {name: dataclasses.asdict(s) if dataclasses.is_dataclass(s) else s for name, s in settings.items()}
+    settings: dict[str, Any] = {name: getattr(config, name) for name in numbers}
+    settings |= {name: dataclasses.asdict(settings[name]) for name in ("optimizer", "gold_weight", "distillation")}
     return Run(
         model=dataclasses.asdict(encoder),
         vocabulary_folder=mixture.vocabulary_folder,

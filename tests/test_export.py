@@ -72,7 +72,7 @@ def test_the_vocabulary_is_the_union_and_the_mask_token_is_known(run: Path, expo
     tokenizer = AutoTokenizer.from_pretrained(exported)
     vocabulary = read_vocabulary(read_run(run).vocabulary_folder)
     assert len(tokenizer) == vocabulary.size
-    assert tokenizer.mask_token == "[MASK]"
+    assert tokenizer.mask_token == "[MASK]"  # noqa: S105 - a token of text
     assert tokenizer.convert_tokens_to_ids("[MASK]") == vocabulary.tokenizer().mask_id
     assert tokenizer.model_max_length == 32
 

@@ -3,7 +3,7 @@
     text   Don't mask 語言, mask words.
     words  Don ' t   mask   語   言   ,   mask   words   .
 
-White space separates words; a punctuation mark or symbol is a word; so is a character of a script written without spaces.
+White space separates words; a punctuation mark or symbol is a word; so is a character of an unspaced script.
 This is close to BERT's pre-tokenisation (Devlin et al. 2019), whatever the teacher's own is.
 """
 

@@ -151,7 +151,8 @@ def _refuse_another(path: epath.Path, expected: str) -> None:
     found = json.loads(path.read_text()).get("hash") if path.exists() else expected
     if found != expected:
         raise VocabularyError(
-            f"{path}: field hash: found {found}, expected {expected} of the new vocabulary; choose another output folder"
+            f"{path}: field hash: found {found}, expected {expected} of the new vocabulary;"
+            " choose another output folder"
         )
 
 
