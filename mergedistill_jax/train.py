@@ -36,7 +36,8 @@ class TrainConfig:
         save_every: a multiple of `log_every`, so that a resumed run logs the means of an undisturbed one.
         k: predictions used per position; all that are stored by default.
         gold_weight: lambda over training.
-        heldout: mixture to evaluate on every `evaluate_every` steps, or None.
+        heldout: mixture to evaluate on every `evaluate_every` steps and at the end, or None.
+        evaluate_every: None: never, although held-out records are named.
         model_parallelism: devices that share one copy of the model; the rest is the data axis.
         stop_after: leaves after this many steps in total, resumable (for sittings); None runs to the end. A multiple
             of `log_every`, as `save_every`.
@@ -56,14 +57,14 @@ class TrainConfig:
     dtype: str = "float32"
     seed: int = 0
     heldout: str | None = None
-    evaluate_every: int = 1000
+    evaluate_every: int | None = 1000
     log_every: int = 50
     save_every: int = 500
     stop_after: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "num_microbatches", "log_every", "save_every", "evaluate_every"):
-            if getattr(self, name) < 1:
+            if (getattr(self, name) if getattr(self, name) is not None else 1) < 1:
                 raise ValueError(f"TrainConfig.{name}: found {getattr(self, name)}, expected at least 1")
         # A sum that a kill loses must be one that the resumed run makes again, or its log would tell other means.
         for name in ("save_every", "stop_after"):
@@ -113,7 +114,8 @@ def train(config: TrainConfig) -> TrainState:
         donate_argnums=0,
         out_shardings=(shardings, None),
     )
-    evaluate = functools.partial(_evaluate, model.apply, heldout, config, mesh) if heldout else None
+    wanted = heldout is not None and config.evaluate_every is not None
+    evaluate = functools.partial(_evaluate, model.apply, heldout, config, mesh) if wanted else None
     state = _loop(config, mixture, state, start, step_fn, evaluate, checkpoints, mesh)
     checkpoints.close()
     print(f"train: {int(state.step):,} of {config.steps:,} steps done, checkpoints and logs in {config.output}")
@@ -145,7 +147,7 @@ def _loop(
         if step % config.log_every == 0 or last:
             numbers = sums.means()
             log.write(step, numbers)
-        if evaluate and (step % config.evaluate_every == 0 or last):
+        if evaluate and (step % (config.evaluate_every or config.steps) == 0 or last):
             log.write(step, evaluate(state.params))
         checkpoints.save(step, state, force=step == stop)
         progress.update(1, **_shown(numbers))
