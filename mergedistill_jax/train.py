@@ -114,8 +114,9 @@ def train(config: TrainConfig) -> TrainState:
         donate_argnums=0,
         out_shardings=(shardings, None),
     )
-    wanted = heldout is not None and config.evaluate_every is not None
-    evaluate = functools.partial(_evaluate, model.apply, heldout, config, mesh) if wanted else None
+    evaluate = None
+    if heldout is not None and config.evaluate_every is not None:
+        evaluate = functools.partial(_evaluate, model.apply, heldout, config, mesh)
     state = _loop(config, mixture, state, start, step_fn, evaluate, checkpoints, mesh)
     checkpoints.close()
     print(f"train: {int(state.step):,} of {config.steps:,} steps done, checkpoints and logs in {config.output}")

@@ -94,10 +94,10 @@ def add_record_task(name: str, folder: str, vocabulary_folder: str) -> str:
     return name
 
 
-def _features(size: int) -> dict[str, seqio.Feature]:
+def _features(size: int) -> dict[str, Any]:
     ids = seqio.PassThroughVocabulary(size)
 
-    def feature(rank: int = 1, dtype: Any = tf.int32) -> seqio.Feature:
+    def feature(rank: int = 1, dtype: Any = tf.int32) -> Any:
         return seqio.Feature(ids, add_eos=False, rank=rank, dtype=dtype)
 
     return {
