@@ -178,10 +178,16 @@ def test_the_hash_is_what_it_was():
     [
         ({"rate": 0.0}, "rate: found 0.0"),
         ({"rate": 1.0}, "rate: found 1.0"),
-        ({"rate": 0.3}, "max_share: found 0.2, expected between rate=0.3 and 1"),
+        ({"rate": 0.3, "max_share": 0.2}, "max_share: found 0.2, expected between rate=0.3 and 1"),
         ({"max_share": 1.1}, r"max_share: found 1\.1"),
     ],
 )
 def test_impossible_shares_are_refused(changes, named):
     with pytest.raises(ValueError, match=named):
         MaskingConfig(**changes)
+
+
+def test_the_bound_follows_the_rate():
+    assert MaskingConfig().max_predictions(128) == 25
+    assert MaskingConfig(rate=0.3).max_predictions(128) == 51
+    assert MaskingConfig(rate=0.9).max_predictions(128) == 128
