@@ -17,13 +17,14 @@ from mergedistill_jax.evaluation.masked_words import (
     score_baseline,
     score_student,
     score_teacher,
+    unseen_shares,
 )
 from mergedistill_jax.evaluation.report import Fill, Report, Vocabulary, console_table, write_report
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.schema import Manifest, RecordError
 from mergedistill_jax.stage_log import StageTime, read_stage_times
 from mergedistill_jax.teachers.inference import Teacher
-from mergedistill_jax.teachers.loading import load_teacher, model_hash
+from mergedistill_jax.teachers.loading import load_teacher, load_token_counts, model_hash
 from mergedistill_jax.training.checkpoints import Checkpoints, read_run
 from mergedistill_jax.training.metrics import read_log
 from mergedistill_jax.vocabulary.folder import Vocabulary as VocabularyFolder
@@ -40,6 +41,9 @@ class EvaluateConfig:
     Attributes:
         output: folder for report.json and report.html.
         heldout: mixture of held-out records, one folder per language, predicted by that language's teacher.
+        heldout_union: mixture of the same held-out texts cut by the student's own tokenizer (`predict` with
+            tokenizer = the student's vocabulary folder hides the same words): scores under the policy `union`, beside
+            those of `heldout`, which is `teacher_routed`.
         train_records: for each language a folder whose gold labels give the most-frequent-token baseline.
         teachers: for each language the Hugging Face folder of its teacher.
         students: run folders by name: "student", "student_gold", any other.
@@ -53,6 +57,7 @@ class EvaluateConfig:
     heldout: str
     teachers: Mapping[str, str]
     students: Mapping[str, str]
+    heldout_union: str | None = None
     train_records: Mapping[str, str] = dataclasses.field(default_factory=dict)
     finetuned: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     teacher_runs: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -86,9 +91,16 @@ def evaluate(config: EvaluateConfig) -> Report:
         language: score_teacher(teacher, manifests[language], config.batch_size).metrics()
         for language, teacher in teachers.items()
     }
+    mixtures = {"": mixture}
+    if config.heldout_union:
+        mixtures["_union"] = _own_mixture(config.heldout_union, vocabulary)
     for name, (encoder, params) in students.items():
-        found = score_student(encoder, params, mixture, config.batch_size)
-        scores[name] = {language: one.metrics() for language, one in found.items()}
+        counts = load_token_counts(config.students[name])
+        scores[name] = {}
+        for suffix, one in mixtures.items():
+            for language, metrics in _student_scores(encoder, params, counts, one, config.batch_size).items():
+                named = {f"{metric}{suffix}": value for metric, value in metrics.items()}
+                scores[name].setdefault(language, {}).update(named)
     for name, by_language in finetuned.items():
         for language, metrics in by_language.items():
             scores.setdefault(name, {}).setdefault(language, {}).update(metrics)
@@ -135,6 +147,27 @@ def _student(folder: str, vocabulary: VocabularyFolder) -> tuple[EncoderConfig, 
     params = checkpoints.restore_params()
     checkpoints.close()
     return EncoderConfig(**run.model), params
+
+
+def _own_mixture(name: str, vocabulary: VocabularyFolder) -> RecordMixture:
+    """The held-out records in the student's own ids."""
+    mixture = describe_mixture(name)
+    for folder in mixture.folders:
+        path = epath.Path(folder) / schema.MANIFEST_NAME
+        identity = dataclasses.asdict(schema.read_manifest(folder).identity)
+        schema.require_equal(path, identity, {"vocabulary_hash": vocabulary.hash})
+    return mixture
+
+
+def _student_scores(
+    encoder: EncoderConfig, params: Any, counts: Any, mixture: RecordMixture, batch_size: int
+) -> dict[str, dict[str, float]]:
+    """{language: metrics} of a student on one mixture."""
+    found = {language: one.metrics() for language, one in score_student(encoder, params, mixture, batch_size).items()}
+    if counts is not None:
+        for language, share in unseen_shares(mixture, counts, batch_size).items():
+            found[language]["unseen_share"] = share
+    return found
 
 
 def _baselines(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> dict[str, dict[str, float]]:
@@ -192,9 +225,12 @@ def _fills(
         for student in ("student", "student_gold"):
             if student in students:
                 encoder, params = students[student]
-                id_map = vocabulary.id_map(name)
                 readers[student] = Reader(
-                    config=encoder, params=params, id_map=id_map, tokens=tokens, num_tokens=len(tokens)
+                    config=encoder,
+                    params=params,
+                    id_map=vocabulary.id_map(name),
+                    tokens=tokens,
+                    num_tokens=len(tokens),
                 )
         fills += fill_examples(language, all_records(manifest), tokenizer, readers, config.examples)
     return fills

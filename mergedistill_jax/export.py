@@ -17,6 +17,7 @@ from mergedistill_jax.models.huggingface import save_masked_lm
 from mergedistill_jax.models.model_card import Evaluation, Teacher, model_card
 from mergedistill_jax.models.tokenizer_files import SpecialTokens
 from mergedistill_jax.training.checkpoints import Checkpoints, Run, read_run
+from mergedistill_jax.training.token_counts import TOKEN_COUNTS_FILE, read_token_counts, to_bytes
 from mergedistill_jax.vocabulary.folder import Vocabulary, read_vocabulary
 from mergedistill_jax.vocabulary.tokenizer import TOKENIZER_FILE
 
@@ -81,6 +82,9 @@ def export(config: ExportConfig) -> None:
         card=card,
         overwrite=ours,
     )
+    counts = read_token_counts(config.run, step or 0)
+    if counts is not None:
+        write_atomically(folder / TOKEN_COUNTS_FILE, to_bytes(counts))
     write_atomically(record, (json.dumps(content) + "\n").encode())
     begun.unlink()
     print(f'export: wrote {config.output}; AutoModelForMaskedLM.from_pretrained("{config.output}") loads it')

@@ -7,7 +7,6 @@ A finished run is not repeated: it is recognised by its config and by the conten
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,15 +33,23 @@ from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import TokenClassifier
 from mergedistill_jax.models.huggingface import save_token_classifier
 from mergedistill_jax.models.tokenizer_files import SpecialTokens
-from mergedistill_jax.teachers.loading import load_masked_model, masked_model_hash, tokenizer_folder
+from mergedistill_jax.teachers.loading import (
+    load_masked_model,
+    load_token_counts,
+    masked_model_hash,
+    tokenizer_folder,
+)
 from mergedistill_jax.training.progress import Progress
 from mergedistill_jax.training.tagging import learning_rates, predict_step, tagging_optimizer, train_step
+from mergedistill_jax.vocabulary.folder import read_vocabulary
+from mergedistill_jax.vocabulary.id_map import IdMap
 from mergedistill_jax.vocabulary.tokenizer import TOKENIZER_FILE, TeacherTokenizer, load_tokenizer
 
 RESULT_NAME = "result.json"
 MODEL_FOLDER = "model"
 DATA_FIELDS = ("train_files", "dev_files", "test_files")
-PATH_FIELDS = (*DATA_FIELDS, "model", "tokenizer", "id_map", "output")
+PATH_FIELDS = (*DATA_FIELDS, "model", "vocabulary", "output")
+POLICIES = ("union", "teacher_routed")
 
 Params = Any
 
@@ -60,8 +67,9 @@ class FinetuneConfig:
         train_files: where empty, test_files are divided by `split_development`: 0.8 to train, 0.2 to test.
         dev_files: scored too, after training. Nothing is chosen by them.
         output: folder for result.json.
-        tokenizer, id_map: None: the model's own tokenizer. Else another tokenizer's folder, and a .npy file with
-            the model id of each of its ids: a student is fine-tuned through a teacher's tokenizer (`teacher_routed`).
+        policy: "union": the model's own tokenizer. "teacher_routed": a student is given the text as it was given its
+            training text, cut by the language's own teacher tokenizer and mapped by that teacher's id map.
+        vocabulary, teacher: for "teacher_routed" the vocabulary folder of the student, and the teacher's name in it.
         learning_rate: peak; 2e-5 suits 12 layers of 768, models of a few layers of 128 to 256 want about 5e-4.
         max_length: sub-words of a sentence; what happens to words beyond it is told in data/tagging.py.
         warmup_share: share of the steps in which the rate rises linearly; then it falls linearly to 0.
@@ -78,8 +86,9 @@ class FinetuneConfig:
     train_files: Sequence[str] = ()
     dev_files: Sequence[str] = ()
     test_format: str | None = None
-    tokenizer: str | None = None
-    id_map: str | None = None
+    policy: str = "union"
+    vocabulary: str | None = None
+    teacher: str | None = None
     learning_rate: float = 2e-5
     epochs: int = 10
     batch_size: int = 32
@@ -93,13 +102,7 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if self.task not in CUT_WORD_TAG:
             raise ValueError(f"FinetuneConfig.task: found {self.task!r}, expected one of {sorted(CUT_WORD_TAG)}")
-        if self.id_map is not None and self.tokenizer is None:
-            raise ValueError("FinetuneConfig.tokenizer: found None beside id_map, expected the tokenizer of the id map")
-        if self.save_model and self.tokenizer is not None:
-            raise ValueError(
-                "FinetuneConfig.save_model: found True beside another tokenizer, expected False: the saved folder holds"
-                " the model's own tokenizer, which the classifier would not have been trained with"
-            )
+        self._require_policy()
         for field in DATA_FIELDS:
             if isinstance(getattr(self, field), str):
                 raise ValueError(f"FinetuneConfig.{field}: found one string, expected a list of files")  # noqa: TRY004 - a setting
@@ -110,6 +113,23 @@ class FinetuneConfig:
         for field in ("epochs", "batch_size", "max_train_sentences"):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ValueError(f"FinetuneConfig.{field}: found {getattr(self, field)}, expected at least 1")
+
+    def _require_policy(self) -> None:
+        if self.policy not in POLICIES:
+            raise ValueError(f"FinetuneConfig.policy: found {self.policy!r}, expected one of {POLICIES}")
+        routed = self.policy == "teacher_routed"
+        for field in ("vocabulary", "teacher"):
+            if (getattr(self, field) is not None) != routed:
+                expected = "a value" if routed else "None"
+                raise ValueError(
+                    f"FinetuneConfig.{field}: found {getattr(self, field)!r}, expected {expected}"
+                    f" with policy={self.policy!r}"
+                )
+        if self.save_model and routed:
+            raise ValueError(
+                "FinetuneConfig.save_model: found True with policy='teacher_routed', expected False: the saved folder"
+                " holds the model's own tokenizer, which the classifier would not have been trained with"
+            )
 
 
 def finetune(config: FinetuneConfig) -> dict[str, Any]:
@@ -134,9 +154,9 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     started_s = time.monotonic()
     train, scored = _read_splits(config)
     labels = sorted({tag for sentence in train for tag in sentence.tags})
-    encoder_config, pretrained, own_tokenizer = load_masked_model(config.model)
-    tokenizer = load_tokenizer(config.tokenizer or own_tokenizer)
-    encode = _encoder(config, encoder_config, tokenizer, labels)
+    encoder_config, pretrained, _ = load_masked_model(config.model)
+    tokenizer, id_map = _tokenizer(config)
+    encode = _encoder(config, encoder_config, tokenizer, id_map, labels)
     train_arrays, train_counts = encode(train)
     encoded = {name: encode(sentences) for name, sentences in scored.items()}
 
@@ -194,17 +214,35 @@ def _read(addresses: Sequence[str], file_format: str) -> list[TaggedText]:
     return [sentence for address in addresses for sentence in read_tagged(address, file_format)]
 
 
+def _tokenizer(config: FinetuneConfig) -> tuple[TeacherTokenizer, IdMap | None]:
+    """What cuts the text, and the map from its ids to the model's (None: they are the model's)."""
+    if config.vocabulary is None or config.teacher is None:
+        return load_tokenizer(tokenizer_folder(config.model)), None
+    vocabulary = read_vocabulary(config.vocabulary)
+    own = load_tokenizer(tokenizer_folder(config.model)).vocabulary_hash
+    if vocabulary.hash != own:
+        raise ValueError(
+            f"{vocabulary.folder}/vocabulary.json: field hash: found {vocabulary.hash},"
+            f" expected {own} of {config.model}"
+        )
+    return vocabulary.teacher_tokenizer(config.teacher), vocabulary.id_map(config.teacher)
+
+
 def _encoder(
-    config: FinetuneConfig, encoder_config: EncoderConfig, tokenizer: TeacherTokenizer, labels: Sequence[str]
+    config: FinetuneConfig,
+    encoder_config: EncoderConfig,
+    tokenizer: TeacherTokenizer,
+    id_map: IdMap | None,
+    labels: Sequence[str],
 ) -> Callable[[Sequence[TaggedText]], tuple[TaggingArrays, TaggingCounts]]:
     """Sentences -> arrays and counts. What would read a wrong row of an embedding table is refused here."""
-    id_map = None if config.id_map is None else np.load(io.BytesIO(epath.Path(config.id_map).read_bytes()))
-    largest_id = len(tokenizer.tokens) - 1 if id_map is None else int(id_map.max())
+    largest_id = len(tokenizer.tokens) - 1 if id_map is None else int(id_map.ids.max())
     if largest_id >= encoder_config.vocab_size:
         raise ValueError(
-            f"{config.id_map or tokenizer.path}: largest id: found {largest_id},"
+            f"{tokenizer.path}: largest id: found {largest_id},"
             f" expected less than vocab_size={encoder_config.vocab_size} of {config.model}"
         )
+    token_counts = load_token_counts(config.model)
     if config.max_length > encoder_config.max_length:
         raise ValueError(
             f"{config.model}: max_position_embeddings: found {encoder_config.max_length},"
@@ -213,7 +251,9 @@ def _encoder(
 
     def encode(sentences: Sequence[TaggedText]) -> tuple[TaggingArrays, TaggingCounts]:
         words, tags = [sentence.words for sentence in sentences], [sentence.tags for sentence in sentences]
-        return encode_tagged(words, tags, tokenizer, labels, max_length=config.max_length, id_map=id_map)
+        return encode_tagged(
+            words, tags, tokenizer, labels, max_length=config.max_length, id_map=id_map, token_counts=token_counts
+        )
 
     return encode
 
@@ -328,10 +368,11 @@ def _config_hash(config: FinetuneConfig) -> str:
 
 def _content_hashes(config: FinetuneConfig) -> dict[str, str]:
     """Hashes of all that is read: the model, the tokenizer with its id map, and the labelled files."""
+    tokenizer, id_map = _tokenizer(config)
     return {
         "model": masked_model_hash(config.model),
-        "tokenizer": load_tokenizer(config.tokenizer or tokenizer_folder(config.model)).tokenizer_hash,
-        "id_map": _hash_files([config.id_map] if config.id_map else []),
+        "tokenizer": tokenizer.tokenizer_hash,
+        "id_map": "" if id_map is None else hashlib.blake2b(id_map.to_bytes(), digest_size=8).hexdigest(),
         **{field: _hash_files(getattr(config, field)) for field in DATA_FIELDS},
     }
 
@@ -371,4 +412,9 @@ def _report(result: Mapping[str, Any], first_line: str) -> None:
         f"  test: {test['sentences']:,} sentences, {test['words']:,} words ({test['cut_words']:,} cut),"
         f" {test['unknown_pieces']:,} of {test['pieces']:,} sub-words [UNK]; {result['seconds']} s"
     )
+    if test.get("unseen_pieces") is not None:
+        print(
+            f"  never seen in the model's training: {test['unseen_pieces']:,} of {test['pieces']:,} sub-words"
+            f" ({test['unseen_ids']:,} of {test['distinct_ids']:,} different ids)"
+        )
     print("next: the same command with another FinetuneConfig.model and FinetuneConfig.output, to compare two models")

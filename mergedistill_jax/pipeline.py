@@ -4,10 +4,10 @@ Every step is a command that could be typed; it is printed, and skipped where it
 
     for each language   vocab -> predict (masks) -> train -> export       a teacher, from gold labels alone
                         predict -> verify                                 its top 8 on the transfer text
-    vocab               the union
-    train, train        the student, and the same student on gold labels alone
-    export, finetune    taggers from every teacher and both students
-    evaluate            the report
+    vocab               the union, and cuts of it
+    train, export       every variant of the student: at least with teachers, and on gold labels alone
+    finetune            taggers from every teacher and variant
+    evaluate            a report for each vocabulary
 """
 
 import dataclasses
@@ -54,6 +54,27 @@ class GrammarTagging:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One student among several that are compared.
+
+    Attributes:
+        name: of its run; a report compares "student" with the teachers.
+        gin_file: in gin/runs, which trains it.
+        seed: of its start and its batches.
+        size: tokens of its vocabulary, a cut of the union; None: the whole union.
+        policies: how text is cut for its taggers, see finetune.
+        layers_from: a teacher whose layers it starts with; for a gin file that starts from teachers.
+    """
+
+    name: str
+    gin_file: str = "student"
+    seed: int = 0
+    size: int | None = None
+    policies: Sequence[str] = ("teacher_routed",)
+    layers_from: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
     """What to run.
 
@@ -63,6 +84,10 @@ class PipelineConfig:
         teacher_draws, transfer_draws: masks per sequence for teachers and for the students' records.
         masking_rate: share of words masked for training; held-out text always has 0.15.
         tagging: labelled tasks.
+        variants: the students.
+        own_heldout: scores students on held-out text cut by their own tokenizer too (the policy "union").
+        report: folder of the report on the students of the whole union; `output` by default. Students of a cut have one
+            beside it, report_SIZE.
         grammar_tagging: where set, writes the files that a task named "grammar" reads.
     """
 
@@ -73,7 +98,16 @@ class PipelineConfig:
     transfer_draws: int = 1
     masking_rate: float = HELDOUT_RATE
     tagging: Sequence[TaggingTask] = ()
+    variants: Sequence[Variant] = (Variant(name="student"), Variant(name="student_gold", gin_file="student_gold"))
+    own_heldout: bool = False
+    report: str | None = None
     grammar_tagging: GrammarTagging | None = None
+
+    @property
+    def sizes(self) -> list[int | None]:
+        """The vocabularies that are needed, the whole union (None) first."""
+        cuts = {variant.size for variant in self.variants if variant.size is not None}
+        return [None, *sorted(cuts, reverse=True)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,25 +143,14 @@ def steps_of(config: PipelineConfig) -> Iterator[Step]:
         yield from _teacher_steps(config, folder, language)
     for language in config.languages:
         yield from _record_steps(config, folder, language)
-    yield _step(
-        "vocab",
-        "union",
-        OUTPUT=folder.union,
-        TEACHERS={language: folder.export(f"teachers/{language}") for language in config.languages},
-    )
-    for student in ("student", "student_gold"):
-        yield _step(
-            "train",
-            student,
-            OUTPUT=folder.run(student),
-            VOCABULARY=folder.union,
-            RECORDS=tuple(folder.records(language) for language in config.languages),
-            HELDOUT=tuple(folder.heldout(language) for language in config.languages),
-        )
-        languages = tuple(config.languages)
-        yield _step("export", "export", OUTPUT=folder.export(student), RUN=folder.run(student), LANGUAGES=languages)
+    for size in config.sizes:
+        yield from _vocabulary_steps(config, folder, size)
+    for variant in config.variants:
+        yield from _student_steps(config, folder, variant)
     yield from _finetune_steps(config, folder)
-    yield _evaluate_step(config, folder)
+    for size in config.sizes:
+        if any(variant.size == size for variant in config.variants):
+            yield _evaluate_step(config, folder, size)
 
 
 class _Folders:
@@ -135,7 +158,12 @@ class _Folders:
 
     def __init__(self, output: str) -> None:
         self.output = output
-        self.union = f"{output}/vocabulary"
+
+    def union(self, size: int | None) -> str:
+        return f"{self.output}/vocabulary" + (f"_{size}" if size else "")
+
+    def own_heldout(self, language: str, size: int | None) -> str:
+        return f"{self.output}/heldout_own" + (f"_{size}" if size else "") + f"/{language}"
 
     def vocabulary(self, language: str) -> str:
         return f"{self.output}/vocabularies/{language}"
@@ -204,8 +232,51 @@ def _record_steps(config: PipelineConfig, folder: _Folders, language: str) -> It
         yield _step("verify", "verify", FOLDER=output, TEACHER=teacher)
 
 
+def _vocabulary_steps(config: PipelineConfig, folder: _Folders, size: int | None) -> Iterator[Step]:
+    """The union, or a cut of it, and the held-out text as its own tokenizer cuts it."""
+    yield _step(
+        "vocab",
+        "union" if size is None else "union_cut",
+        OUTPUT=folder.union(size),
+        TEACHERS={language: folder.export(f"teachers/{language}") for language in config.languages},
+        **({} if size is None else {"SIZE": size}),
+    )
+    for language in config.languages if config.own_heldout else ():
+        yield _step(
+            "predict",
+            "mask",
+            LANGUAGE=language,
+            SPLIT="heldout",
+            TOKENIZER=folder.union(size),
+            DRAWS=1,
+            MASKING_RATE=HELDOUT_RATE,
+            OUTPUT=folder.own_heldout(language, size),
+        )
+
+
+def _student_steps(config: PipelineConfig, folder: _Folders, variant: Variant) -> Iterator[Step]:
+    languages = tuple(config.languages)
+    start = {}
+    if variant.gin_file.startswith("student_start"):
+        teachers = {language: folder.export(f"teachers/{language}") for language in languages}
+        start = {"START_TEACHERS": teachers, "LAYERS_FROM": variant.layers_from}
+    yield _step(
+        "train",
+        variant.gin_file,
+        OUTPUT=folder.run(variant.name),
+        VOCABULARY=folder.union(variant.size),
+        RECORDS=tuple(folder.records(language) for language in languages),
+        HELDOUT=tuple(folder.heldout(language) for language in languages),
+        SEED=variant.seed,
+        **start,
+    )
+    yield _step(
+        "export", "export", OUTPUT=folder.export(variant.name), RUN=folder.run(variant.name), LANGUAGES=languages
+    )
+
+
 def _finetune_steps(config: PipelineConfig, folder: _Folders) -> Iterator[Step]:
-    """Teachers with their own tokenizer; students through the same tokenizer and its id map."""
+    """Teachers with their own tokenizer; students by each of their policies."""
     for task in config.tagging:
         for language in config.languages:
             train = () if language in task.without_train else (task.train.format(language=language),)
@@ -220,36 +291,56 @@ def _finetune_steps(config: PipelineConfig, folder: _Folders) -> Iterator[Step]:
             yield _step(
                 "finetune", "finetune", **shared, MODEL=teacher, OUTPUT=folder.tagger(task.name, language, "teacher")
             )
-            for student in ("student", "student_gold"):
+            for variant, policy in _taggers(config, None):
+                routed = {"VOCABULARY": folder.union(variant.size), "TEACHER": language}
                 yield _step(
                     "finetune",
-                    "finetune_routed",
+                    "finetune_routed" if policy == "teacher_routed" else "finetune",
                     **shared,
-                    MODEL=folder.export(student),
-                    TOKENIZER=teacher,
-                    ID_MAP=f"{folder.union}/teachers/{language}/id_map.npy",
-                    OUTPUT=folder.tagger(task.name, language, student),
+                    MODEL=folder.export(variant.name),
+                    **(routed if policy == "teacher_routed" else {}),
+                    OUTPUT=folder.tagger(task.name, language, _tagger_name(variant, policy)),
                 )
 
 
-def _evaluate_step(config: PipelineConfig, folder: _Folders) -> Step:
+def _taggers(config: PipelineConfig, of_size: Sequence[int | None] | None) -> list[tuple[Variant, str]]:
+    """(variant, policy) of every tagger; of one vocabulary size where `of_size` holds it."""
+    return [
+        (variant, policy)
+        for variant in config.variants
+        if of_size is None or variant.size in of_size
+        for policy in variant.policies
+    ]
+
+
+def _tagger_name(variant: Variant, policy: str) -> str:
+    """A model's name in reports; the policy that students are trained with goes without saying."""
+    return variant.name if policy == "teacher_routed" else f"{variant.name}_{policy}"
+
+
+def _evaluate_step(config: PipelineConfig, folder: _Folders, size: int | None) -> Step:
     languages = config.languages
+    models = ["teacher", *(_tagger_name(variant, policy) for variant, policy in _taggers(config, [size]))]
     taggers = {
         model: tuple(folder.tagger(task.name, language, model) for task in config.tagging for language in languages)
-        for model in ("teacher", "student", "student_gold")
+        for model in models
     }
+    own = {"HELDOUT_OWN": tuple(folder.own_heldout(language, size) for language in languages)}
+    report = config.report or config.output
     step = _step(
         "evaluate",
-        "evaluate",
-        OUTPUT=config.output,
-        TITLE=config.title,
-        VOCABULARY=folder.union,
+        "evaluate_both" if config.own_heldout else "evaluate",
+        OUTPUT=report if size is None else f"{report}/report_{size}",
+        RUN_FOLDER=config.output,
+        TITLE=config.title if size is None else f"{config.title}: cut to {size:,} tokens",
+        VOCABULARY=folder.union(size),
         HELDOUT=tuple(folder.heldout(language) for language in languages),
         TRAIN_RECORDS={language: folder.masked(language, "train") for language in languages},
         TEACHERS={language: folder.export(f"teachers/{language}") for language in languages},
-        STUDENTS={name: folder.run(name) for name in ("student", "student_gold")},
+        STUDENTS={variant.name: folder.run(variant.name) for variant in config.variants if variant.size == size},
         TEACHER_RUNS={language: folder.run(f"teachers/{language}") for language in languages},
         FINETUNED=taggers if config.tagging else {},
+        **(own if config.own_heldout else {}),
     )
     return dataclasses.replace(step, reuse=False)
 

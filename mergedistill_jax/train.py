@@ -14,6 +14,7 @@ from mergedistill_jax.data.batches import RecordMixture, batches, describe_mixtu
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.schema import RecordError
+from mergedistill_jax.teachers.start import StartConfig, start_from_teachers
 from mergedistill_jax.training.checkpoints import Checkpoints, Run, open_run
 from mergedistill_jax.training.losses import DistillationConfig
 from mergedistill_jax.training.metrics import MetricLog, MetricSums
@@ -22,6 +23,8 @@ from mergedistill_jax.training.partitioning import make_mesh, place_batch, requi
 from mergedistill_jax.training.progress import Progress
 from mergedistill_jax.training.schedules import GoldWeight
 from mergedistill_jax.training.step import StepConfig, TrainState, make_eval_step, make_train_step
+from mergedistill_jax.training.token_counts import TokenCounts
+from mergedistill_jax.vocabulary.folder import read_vocabulary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class TrainConfig:
         steps: training steps of `batch_size` sequences.
         save_every: a multiple of `log_every`, so that a resumed run logs the means of an undisturbed one.
         k: predictions used per position; all that are stored by default.
+        start: where a student's first parameters come from; None: all are drawn at random.
         gold_weight: lambda over training.
         heldout: mixture to evaluate on every `evaluate_every` steps and at the end, or None.
         evaluate_every: None: never, although held-out records are named.
@@ -50,6 +54,7 @@ class TrainConfig:
     steps: int
     batch_size: int
     k: int | None = None
+    start: StartConfig | None = None
     gold_weight: GoldWeight = GoldWeight()
     distillation: DistillationConfig = DistillationConfig()
     num_microbatches: int = 1
@@ -99,6 +104,8 @@ def train(config: TrainConfig) -> TrainState:
     state, shardings = _initial_state(model, optimizer, mixture, config, mesh)
     if checkpoints.latest_step is not None:
         state = checkpoints.restore(state)
+    elif config.start is not None:
+        state = _started(state, shardings, config.start, mixture)
     start = int(state.step)
     print(_announcement(config, encoder, mixture, state, start, mesh))
 
@@ -136,6 +143,7 @@ def _loop(
 ) -> TrainState:
     stop = min(config.steps, config.stop_after or config.steps)
     log = MetricLog(config.output, resume_at=start)
+    counts = TokenCounts(config.output, mixture.vocabulary_size, resume_at=start)
     sums = MetricSums({"language": mixture.languages, "teacher": mixture.teachers})
     progress = Progress(config.steps, "step", "train", start=start)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
@@ -144,12 +152,15 @@ def _loop(
     for step, batch in zip(range(start + 1, stop + 1), stream, strict=False):
         state, found = step_fn(state, place_batch(batch, mesh), key)
         sums.add(found)
+        counts.add(batch)
         last = step == config.steps  # of the run: where a sitting ends, only the checkpoint tells
         if step % config.log_every == 0 or last:
             numbers = sums.means()
             log.write(step, numbers)
         if evaluate and (step % (config.evaluate_every or config.steps) == 0 or last):
             log.write(step, evaluate(state.params))
+        if step == stop or step % config.save_every == 0:
+            counts.save(step)
         checkpoints.save(step, state, force=step == stop)
         progress.update(1, **_shown(numbers))
     progress.close(**_shown(numbers))
@@ -195,6 +206,14 @@ def _initial_state(
     return state, shardings
 
 
+def _started(state: TrainState, shardings: Any, start: StartConfig, mixture: RecordMixture) -> TrainState:
+    """The fresh state with parameters of the teachers in place of random ones."""
+    vocabulary = read_vocabulary(mixture.vocabulary_folder)
+    params, told = start_from_teachers(jax.device_get(state.params), start, vocabulary)
+    print(f"train: {told}")
+    return state.replace(params=jax.device_put(params, shardings.params))
+
+
 def _require_labels(config: TrainConfig, mixture: RecordMixture) -> None:
     if not mixture.k and not config.gold_weight.gold_only:
         raise RecordError(
@@ -224,6 +243,8 @@ def _describe(config: TrainConfig, encoder: EncoderConfig, mixture: RecordMixtur
     numbers = ("optimizer", "steps", "batch_size", "gold_weight", "distillation", "num_microbatches", "dtype", "seed")
     settings: dict[str, Any] = {name: getattr(config, name) for name in numbers}
     settings |= {name: dataclasses.asdict(settings[name]) for name in ("optimizer", "gold_weight", "distillation")}
+    if config.start is not None:
+        settings["start"] = config.start.described()
     return Run(
         model=dataclasses.asdict(encoder),
         vocabulary_folder=mixture.vocabulary_folder,

@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
-import numpy as np
 import seqio
 import tensorflow as tf
 
 from mergedistill_jax import schema
 from mergedistill_jax.schema import Manifest
 from mergedistill_jax.vocabulary.folder import Vocabulary, read_vocabulary
-from mergedistill_jax.vocabulary.union import DROPPED
+from mergedistill_jax.vocabulary.id_map import DROPPED, IdMap
 
 SPLIT = "train"
 IMPOSSIBLE_LOG_PROB = -1e9
@@ -43,23 +42,62 @@ class RecordSource(seqio.FileDataSource):
         )
 
 
-def to_student_ids(id_map: np.ndarray, parsed: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Maps a parsed record into the student's vocabulary.
+def to_student_ids(id_map: IdMap, parsed: Mapping[str, tf.Tensor], max_length: int) -> dict[str, tf.Tensor]:
+    """Maps a parsed record into the student's vocabulary, see vocabulary/id_map.py.
 
-    A dropped token cannot stand in a text (the union keeps every token but placeholders); among the teacher's
-    candidates it loses its mass.
+    A masked position is left out where the student lacks its gold token, or all of the teacher's candidates. A
+    candidate that it lacks loses its mass; candidates that are one token for the student add theirs up. An input token
+    that it lacks is spelled out, which may push the end of the sequence beyond `max_length`: then the end is cut off.
     """
-    table = tf.constant(np.maximum(id_map, 0), tf.int32)
-    kept = tf.constant(id_map != DROPPED)
-    top_ids = parsed["top_ids"]
-    log_probs = tf.where(tf.gather(kept, top_ids), parsed["top_log_probs"], IMPOSSIBLE_LOG_PROB)
-    return {
-        "token_ids": tf.gather(table, parsed["input_ids"]),
-        "masked_positions": parsed["masked_positions"],
-        "gold_ids": tf.gather(table, parsed["gold_ids"]),
-        "teacher_ids": tf.gather(table, top_ids),
+    labels = tf.constant(id_map.labels)
+    gold_ids = tf.gather(labels, parsed["gold_ids"])
+    top_ids = tf.gather(labels, parsed["top_ids"])
+    log_probs = tf.where(top_ids == DROPPED, IMPOSSIBLE_LOG_PROB, parsed["top_log_probs"])
+    token_ids, positions = _expanded(id_map, parsed["input_ids"], parsed["masked_positions"], max_length)
+    if not id_map.injective:
+        log_probs = _merged(top_ids, log_probs)
+    mapped = {
+        "masked_positions": positions,
+        "gold_ids": gold_ids,
+        "teacher_ids": tf.maximum(top_ids, 0),
         "teacher_log_probs": log_probs,
     }
+    kept = (gold_ids != DROPPED) & (positions < max_length - 1)
+    if parsed["top_ids"].shape[-1] != 0:
+        kept &= tf.reduce_any(top_ids != DROPPED, axis=-1)
+    return {"token_ids": token_ids} | {name: tf.boolean_mask(value, kept) for name, value in mapped.items()}
+
+
+def _expanded(
+    id_map: IdMap, input_ids: tf.Tensor, masked_positions: tf.Tensor, max_length: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The student's input ids [n], at most max_length with the last one kept, and where the masked ones went [m]."""
+    ids, starts = tf.constant(id_map.ids), tf.constant(id_map.starts, tf.int32)
+    if id_map.one_to_one:
+        return tf.gather(ids, input_ids), masked_positions
+    first_of_row = tf.gather(starts, input_ids)
+    counts = tf.gather(starts, input_ids + 1) - first_of_row
+    # A masked position is one prediction: where its input is no [MASK] but a word, it keeps the first piece.
+    ones = tf.ones_like(masked_positions)
+    counts = tf.tensor_scatter_nd_update(counts, masked_positions[:, None], ones)
+    first = tf.cumsum(counts, exclusive=True)
+    offsets = tf.range(tf.reduce_sum(counts)) - tf.repeat(first, counts)
+    token_ids = tf.gather(ids, tf.repeat(first_of_row, counts) + offsets)
+    token_ids = tf.cond(
+        tf.size(token_ids) > max_length,
+        lambda: tf.concat([token_ids[: max_length - 1], token_ids[-1:]], axis=0),
+        lambda: token_ids,
+    )
+    return token_ids, tf.gather(first, masked_positions)
+
+
+def _merged(top_ids: tf.Tensor, log_probs: tf.Tensor) -> tf.Tensor:
+    """Log-probabilities [m, k] where a token's first candidate has the mass of all, and its others have none."""
+    same = top_ids[:, :, None] == top_ids[:, None, :]
+    total = tf.reduce_logsumexp(tf.where(same, log_probs[:, None, :], IMPOSSIBLE_LOG_PROB), axis=-1)
+    earlier = tf.linalg.band_part(tf.ones_like(same, tf.int32), -1, 0) - tf.eye(tf.shape(top_ids)[1], dtype=tf.int32)
+    repeated = tf.reduce_any(same & (earlier > 0), axis=-1)
+    return tf.where(repeated | (top_ids == DROPPED), IMPOSSIBLE_LOG_PROB, total)
 
 
 def add_record_task(name: str, folder: str, vocabulary_folder: str) -> str:
@@ -80,7 +118,11 @@ def add_record_task(name: str, folder: str, vocabulary_folder: str) -> str:
     def parse(dataset: tf.data.Dataset) -> tf.data.Dataset:
         return dataset.map(
             lambda serialized: {
-                **to_student_ids(id_map, schema.parse_record(serialized, k=identity.k, width=identity.id_bytes)),
+                **to_student_ids(
+                    id_map,
+                    schema.parse_record(serialized, k=identity.k, width=identity.id_bytes),
+                    identity.max_length,
+                ),
                 "source": tf.constant(name),
             },
             num_parallel_calls=tf.data.AUTOTUNE,

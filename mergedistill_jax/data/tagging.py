@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 
+from mergedistill_jax.vocabulary.id_map import IdMap, whole_map
 from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer
 
 CUT_WORD_TAG = {"pos": "X", "ner": "O"}
@@ -37,6 +38,8 @@ class TaggingCounts:
         unlabelled_words: words whose tag is not among the labels: no loss, but wrong in the evaluation.
         pieces: sub-words written, without [CLS], [SEP] and padding; `unknown_pieces` of them are [UNK].
         distinct_ids: how many different model ids the sentences use, [CLS] and [SEP] among them, padding not.
+    unseen_pieces, unseen_ids: sub-words whose model id never stood in the model's training batches, and how many
+        different ids those are; None where the model's folder does not tell.
     """
 
     sentences: int
@@ -46,6 +49,8 @@ class TaggingCounts:
     pieces: int
     unknown_pieces: int
     distinct_ids: int
+    unseen_pieces: int | None = None
+    unseen_ids: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +74,8 @@ def encode_tagged(
     labels: Sequence[str],
     *,
     max_length: int,
-    id_map: Int[np.ndarray, " t"] | None = None,
+    id_map: IdMap | None = None,
+    token_counts: Int[np.ndarray, " v"] | None = None,
 ) -> tuple[TaggingArrays, TaggingCounts]:
     """Sub-word ids and labels, all rows max_length long: int32 ids, bool masks, float32 weights.
 
@@ -81,8 +87,9 @@ def encode_tagged(
         tokenizer: its own truncation and padding are not used.
         labels: tag of each label id.
         max_length: sub-words, [CLS] and [SEP] included.
-        id_map: tokenizer id -> model id, for a model whose ids are not the tokenizer's (a student behind a teacher's
-            tokenizer); negative where the model has no such id, which is an error where the text needs it.
+        id_map: from the tokenizer's ids to the model's, for a model whose ids are not the tokenizer's (a student behind
+            a teacher's tokenizer); a sub-word that the model lacks is spelled out.
+        token_counts: how often each model id stood in the model's training batches.
 
     Raises:
         ValueError: naming the sentence, id map entry or length, found and expected.
@@ -91,26 +98,30 @@ def encode_tagged(
         raise ValueError(f"max_length: found {max_length}, expected at least 3 ([CLS], one sub-word, [SEP])")
     label_of = {label: index for index, label in enumerate(labels)}
     shape = (len(words), max_length)
-    raw_ids = np.full(shape, tokenizer.pad_id, np.int32)
+    id_map = _fitting(id_map, tokenizer)
+    pad_id, cls_id, sep_id, unk_id = (
+        int(id_map.ids[id_map.starts[index]])
+        for index in (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.unk_id)
+    )
+    token_ids = np.full(shape, pad_id, np.int32)
     label_ids = np.zeros(shape, np.int32)
     attention_mask, weights, word_starts = (np.zeros(shape, dtype) for dtype in (bool, np.float32, bool))
-    for row, (row_tags, pieces) in enumerate(zip(tags, _word_pieces(words, tokenizer), strict=True)):
+    for row, (row_tags, pieces) in enumerate(zip(tags, _word_pieces(words, tokenizer, id_map), strict=True)):
         if len(row_tags) != len(pieces):
             raise ValueError(
                 f"sentence {row}: tags: found {len(row_tags)}, expected one for each of {len(pieces)} words"
             )
-        raw_ids[row, 0], end = tokenizer.cls_id, 1
+        token_ids[row, 0], end = cls_id, 1
         for tag, word in zip(row_tags, pieces, strict=True):
             if end + len(word) > max_length - 1:
                 break
-            raw_ids[row, end : end + len(word)] = word
+            token_ids[row, end : end + len(word)] = word
             word_starts[row, end] = True
             if tag in label_of:
                 label_ids[row, end], weights[row, end] = label_of[tag], 1.0
             end += len(word)
-        raw_ids[row, end] = tokenizer.sep_id
+        token_ids[row, end] = sep_id
         attention_mask[row, : end + 1] = True
-    token_ids = raw_ids if id_map is None else _map_ids(raw_ids, id_map, tokenizer)
     arrays = TaggingArrays(
         token_ids=token_ids,
         attention_mask=attention_mask,
@@ -118,8 +129,7 @@ def encode_tagged(
         weights=weights,
         word_starts=word_starts,
     )
-    unknown_id = tokenizer.unk_id if id_map is None else int(id_map[tokenizer.unk_id])
-    return arrays, _count(words, arrays, unknown_id)
+    return arrays, _count(words, arrays, unk_id, token_counts)
 
 
 def padded_batch(arrays: TaggingArrays, rows: Int[np.ndarray, " r"], batch_size: int) -> dict[str, np.ndarray]:
@@ -158,8 +168,8 @@ def predicted_tags(
     return tags
 
 
-def _word_pieces(words: Sequence[Sequence[str]], tokenizer: TeacherTokenizer) -> list[list[list[int]]]:
-    """Raw ids of each word of each sentence; no word is empty."""
+def _word_pieces(words: Sequence[Sequence[str]], tokenizer: TeacherTokenizer, id_map: IdMap) -> list[list[list[int]]]:
+    """Model ids of each word of each sentence; no word is empty."""
     own = Tokenizer.from_str(tokenizer.tokenizer.to_str())  # a copy: the caller's truncation and padding stay
     own.no_truncation()
     own.no_padding()
@@ -170,34 +180,39 @@ def _word_pieces(words: Sequence[Sequence[str]], tokenizer: TeacherTokenizer) ->
         for piece, word in zip(encoding.ids, encoding.word_ids, strict=True):
             if word is not None:  # None marks special tokens, which were not asked for
                 pieces[word].append(piece)
-        result.append([word or [tokenizer.unk_id] for word in pieces])
+        raw = [np.array(word or [tokenizer.unk_id], np.int32) for word in pieces]
+        result.append([id_map.expand(word)[0].tolist() for word in raw])
     return result
 
 
-def _map_ids(
-    raw_ids: Int[np.ndarray, "b l"], id_map: Int[np.ndarray, " t"], tokenizer: TeacherTokenizer
-) -> Int[np.ndarray, "b l"]:
+def _fitting(id_map: IdMap | None, tokenizer: TeacherTokenizer) -> IdMap:
+    """The map, once seen to be of this tokenizer; without one, the identity."""
     num_tokens = len(tokenizer.tokens)
-    if id_map.shape != (num_tokens,):
-        raise ValueError(f"id_map: shape: found {id_map.shape}, expected ({num_tokens},) as in {tokenizer.path}")
-    token_ids = id_map[raw_ids].astype(np.int32)
-    if (token_ids < 0).any():
-        raw_id = int(raw_ids[token_ids < 0][0])
-        raise ValueError(
-            f"id_map: entry {raw_id} ({tokenizer.tokens[raw_id]!r}): found {id_map[raw_id]}, expected at least 0"
-        )
-    return token_ids
+    if id_map is None:
+        return whole_map(np.arange(num_tokens, dtype=np.int32))
+    if id_map.labels.shape != (num_tokens,):
+        raise ValueError(f"id_map: shape: found {id_map.labels.shape}, expected ({num_tokens},) as in {tokenizer.path}")
+    return id_map
 
 
-def _count(words: Sequence[Sequence[str]], arrays: TaggingArrays, unknown_id: int) -> TaggingCounts:
+def _count(
+    words: Sequence[Sequence[str]],
+    arrays: TaggingArrays,
+    unknown_id: int,
+    token_counts: Int[np.ndarray, " v"] | None,
+) -> TaggingCounts:
     num_words = sum(map(len, words))
     kept = int(np.count_nonzero(arrays.word_starts))
+    used = arrays.token_ids[arrays.attention_mask]
+    unseen = None if token_counts is None else used[token_counts[used] == 0]
     return TaggingCounts(
         sentences=len(words),
         words=num_words,
         cut_words=num_words - kept,
         unlabelled_words=kept - int(np.count_nonzero(arrays.weights)),
-        pieces=int(np.count_nonzero(arrays.attention_mask)) - 2 * len(words),
-        unknown_pieces=int(np.count_nonzero(arrays.token_ids[arrays.attention_mask] == unknown_id)),
-        distinct_ids=len(np.unique(arrays.token_ids[arrays.attention_mask])),
+        pieces=len(used) - 2 * len(words),
+        unknown_pieces=int(np.count_nonzero(used == unknown_id)),
+        distinct_ids=len(np.unique(used)),
+        unseen_pieces=None if unseen is None else len(unseen),
+        unseen_ids=None if unseen is None else len(np.unique(unseen)),
     )

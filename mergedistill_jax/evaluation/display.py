@@ -45,6 +45,16 @@ METRICS: dict[str, Metric] = {
     "masked_accuracy": Metric(label="Masked accuracy", higher_is_better=True, percent=True),
     "pseudo_perplexity": Metric(label="Pseudo-perplexity", higher_is_better=False, log_axis=True),
     "teacher_agreement": Metric(label="Agreement with the teacher", higher_is_better=True, percent=True),
+    "unseen_share": Metric(label="Tokens never seen in training", higher_is_better=None, percent=True),
+    "masked_accuracy_union": Metric(
+        label="Masked accuracy, student's own tokenizer", higher_is_better=True, percent=True
+    ),
+    "pseudo_perplexity_union": Metric(
+        label="Pseudo-perplexity, student's own tokenizer", higher_is_better=False, log_axis=True
+    ),
+    "unseen_share_union": Metric(
+        label="Tokens never seen in training, student's own tokenizer", higher_is_better=None, percent=True
+    ),
     "tagging_f1": Metric(label="Part-of-speech F1", higher_is_better=True, percent=True),
     "tagging_accuracy": Metric(label="Part-of-speech accuracy", higher_is_better=True, percent=True),
     "ner_f1": Metric(label="Named-entity F1", higher_is_better=True, percent=True),

@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from mergedistill_jax.corpus.masking import text_id
 from mergedistill_jax.evaluation.content import Fill
@@ -16,6 +16,8 @@ from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.schema import Record
 from mergedistill_jax.teachers.inference import Teacher, top_log_probs
+from mergedistill_jax.vocabulary.canonical import canonical_tokens
+from mergedistill_jax.vocabulary.id_map import IdMap, whole_map
 from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer
 
 SHORTEST, LONGEST = 6, 24
@@ -29,7 +31,7 @@ class Reader:
 
     config: EncoderConfig
     params: Any
-    id_map: Int[np.ndarray, " v"]
+    id_map: IdMap
     tokens: tuple[str, ...]
     num_tokens: int
 
@@ -39,15 +41,20 @@ def teacher_reader(teacher: Teacher, tokenizer: TeacherTokenizer) -> Reader:
     return Reader(
         config=teacher.config,
         params=teacher.params,
-        id_map=np.arange(teacher.num_tokens),
-        tokens=tokenizer.tokens,
+        id_map=whole_map(np.arange(teacher.num_tokens, dtype=np.int32)),
+        tokens=readable_tokens(tokenizer),
         num_tokens=teacher.num_tokens,
     )
 
 
+def readable_tokens(tokenizer: TeacherTokenizer) -> tuple[str, ...]:
+    """A teacher's tokens in the one spelling in which a word's end can be seen, whatever its family."""
+    return tuple("[UNK]" if token is None else token for token in canonical_tokens(tokenizer))
+
+
 def sentences(records: Iterable[Record], tokenizer: TeacherTokenizer) -> Iterator[list[int]]:
     """Whole sentences of moderate length, unmasked again, in the teacher's ids."""
-    ends = {index for index, token in enumerate(tokenizer.tokens) if token in SENTENCE_ENDS}
+    ends = {index for index, token in enumerate(readable_tokens(tokenizer)) if token in SENTENCE_ENDS}
     special = set(tokenizer.special_ids)
     for record in records:
         ids = record.input_ids.copy()
@@ -65,9 +72,9 @@ def sentences(records: Iterable[Record], tokenizer: TeacherTokenizer) -> Iterato
                 sentence = []
 
 
-def gap_of(sentence: list[int], tokenizer: TeacherTokenizer) -> int | None:
+def gap_of(sentence: list[int], names: Sequence[str]) -> int | None:
     """A position to hide: a word that is one piece, chosen by the sentence's content; None if there is none."""
-    tokens = [tokenizer.tokens[index] for index in sentence] + ["."]
+    tokens = [names[index] for index in sentence] + ["."]
     words = [
         position
         for position in range(1, len(sentence))
@@ -88,20 +95,21 @@ def fill_examples(
 ) -> list[Fill]:
     """The first `count` sentences that have a gap, filled by "teacher", "student" and, if given, "student_gold"."""
     fills = []
+    names = readable_tokens(tokenizer)
     for sentence in sentences(records, tokenizer):
         if len(fills) == count:
             break
-        position = gap_of(sentence, tokenizer)
+        position = gap_of(sentence, names)
         if position is None:
             continue
         ids = np.array([tokenizer.cls_id, *sentence, tokenizer.sep_id], np.int32)
         ids[position + 1] = tokenizer.mask_id
-        shown = [tokenizer.tokens[index] for index in ids[1:-1]]
+        shown = [names[index] for index in ids[1:-1]]
         fills.append(
             Fill(
                 language=language,
                 text=_joined(shown),
-                gold=tokenizer.tokens[sentence[position]],
+                gold=names[sentence[position]],
                 **{name: _best(reader, ids, position + 1) for name, reader in readers.items()},
             )
         )
@@ -120,11 +128,17 @@ def _joined(tokens: list[str]) -> str:
 
 def _best(reader: Reader, ids: np.ndarray, position: int) -> list[str]:
     """The most probable tokens at a position; the sentence is padded so that few shapes are compiled."""
-    length = min(LONGEST + 2, reader.config.max_length)
+    mapped, first = reader.id_map.expand(ids)
+    length = LONGEST + 2
+    while length < len(mapped):  # where a cut vocabulary spells words out
+        length *= 2
+    length = min(length, reader.config.max_length)
+    mapped = mapped[:length]
     padded = np.zeros((1, length), np.int32)
-    padded[0, : len(ids)] = reader.id_map[ids]
-    mask = np.arange(length)[None, :] < len(ids)
-    logits = _logits(reader.params, padded, mask, np.array([[position]], np.int32), config=reader.config)
+    padded[0, : len(mapped)] = mapped
+    mask = np.arange(length)[None, :] < len(mapped)
+    where = np.array([[min(int(first[position]), length - 1)]], np.int32)
+    logits = _logits(reader.params, padded, mask, where, config=reader.config)
     best, _ = top_log_probs(logits[0, 0], reader.num_tokens, CANDIDATES)
     return [reader.tokens[index] for index in np.asarray(best).tolist()]
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from mergedistill_jax.data.batches import RecordMixture, evaluation_batches
 from mergedistill_jax.evaluation.metrics import masked_accuracy, most_frequent_baseline, pseudo_perplexity
@@ -124,6 +124,20 @@ def score_student(
         )
         for language, (count, correct, loss, agreed) in totals.items()
     }
+
+
+def unseen_shares(mixture: RecordMixture, token_counts: Int[np.ndarray, " v"], batch_size: int) -> dict[str, float]:
+    """By language the share of the held-out input tokens whose id never stood in the student's training batches."""
+    totals: dict[str, np.ndarray] = {language: np.zeros(2) for language in mixture.languages}
+    languages = np.array(mixture.languages)
+    unseen = token_counts == 0
+    for batch in evaluation_batches(mixture, batch_size):
+        inside = np.arange(batch["token_ids"].shape[1]) < batch["lengths"][:, None]
+        inside &= (batch["loss_weights"] > 0).any(axis=1)[:, None]  # rows that fill up the last batch have none
+        rows = np.stack([(unseen[batch["token_ids"]] & inside).sum(axis=1), inside.sum(axis=1)], axis=1)
+        for language in totals:
+            totals[language] += rows[languages[batch["source"]] == language].sum(axis=0)
+    return {language: float(found / count) for language, (found, count) in totals.items() if count}
 
 
 def score_baseline(train: Manifest, heldout: Manifest) -> dict[str, float]:

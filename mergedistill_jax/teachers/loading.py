@@ -8,12 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jaxtyping import Int
 
 from mergedistill_jax.models import huggingface
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.huggingface_weights import weights_hash
 from mergedistill_jax.teachers.inference import Teacher
 from mergedistill_jax.training.checkpoints import RUN_FILE, Checkpoints, read_run
+from mergedistill_jax.training.token_counts import TOKEN_COUNTS_FILE, read_counts_file, read_token_counts
 from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
 
 
@@ -65,6 +67,16 @@ def load_masked_model(folder: str) -> tuple[EncoderConfig, Any, str]:
 def tokenizer_folder(folder: str) -> str:
     """Where a model's own tokenizer is: the Hugging Face folder itself, or the vocabulary of a run."""
     return read_run(folder).vocabulary_folder if _is_run(folder) else folder
+
+
+def load_token_counts(folder: str) -> Int[np.ndarray, " v"] | None:
+    """How often each token stood in the training batches of an exported folder or a run; None where nobody counted."""
+    if not _is_run(folder):
+        return read_counts_file(epath.Path(folder) / TOKEN_COUNTS_FILE)
+    checkpoints = Checkpoints(folder)
+    step = checkpoints.latest_step
+    checkpoints.close()
+    return None if step is None else read_token_counts(folder, step)
 
 
 def masked_model_hash(folder: str) -> str:

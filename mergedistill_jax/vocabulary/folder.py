@@ -3,19 +3,19 @@
 tokenizer.json            the student's own tokenizer (longest match over the union)
 vocab.txt                 its tokens, a line each, in the order of their ids
 vocabulary.json           hashes, sizes, overlaps, and what each teacher is called
-teachers/NAME/tokenizer.json, id_map.npy
+teachers/NAME/tokenizer.json, id_map.npz (see id_map.py)
+report.txt                for people; only of a union
 """
 
 import dataclasses
-import io
 import json
 from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
-from jaxtyping import Int
 
 from mergedistill_jax.files import write_atomically
+from mergedistill_jax.vocabulary.id_map import DROPPED, IdMap, whole_map
 from mergedistill_jax.vocabulary.tokenizer import (
     TOKENIZER_FILE,
     VOCABULARY_FILE,
@@ -24,10 +24,11 @@ from mergedistill_jax.vocabulary.tokenizer import (
     load_tokenizer,
     vocabulary_hash,
 )
-from mergedistill_jax.vocabulary.union import DROPPED
 
 DESCRIPTION_FILE = "vocabulary.json"
-ID_MAP_FILE = "id_map.npy"
+ID_MAP_FILE = "id_map.npz"
+OWN = "student"
+"""The name of the student's own tokenizer among the members; it is not one of them. Its id map is the identity."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,33 +59,33 @@ class Vocabulary:
         return load_tokenizer(self.folder)
 
     def teacher_tokenizer(self, name: str) -> TeacherTokenizer:
-        """The tokenizer of one teacher."""
+        """The tokenizer of one teacher, or OWN."""
+        if name == OWN and OWN not in self.members:
+            return self.tokenizer()
         self._require(name)
         return load_tokenizer(self.folder / "teachers" / name)
 
-    def id_map(self, name: str) -> Int[np.ndarray, " v"]:
-        """The id map of one teacher: its ids to union ids.
+    def id_map(self, name: str) -> IdMap:
+        """The map of one teacher, or OWN: its ids to the student's.
 
         Raises:
             VocabularyError: no such teacher, or a map that does not fit its vocabulary and the union.
         """
+        if name == OWN and OWN not in self.members:
+            return whole_map(np.arange(self.size, dtype=np.int32))
         self._require(name)
         path = self.folder / "teachers" / name / ID_MAP_FILE
+        if not path.exists():
+            raise VocabularyError(f"{path}: not found, expected a file written by `mergedistill vocab`")
         try:
-            id_map = np.load(io.BytesIO(path.read_bytes()))
-        except (ValueError, EOFError) as error:
-            raise VocabularyError(f"{path}: found no array ({error}), expected one of NumPy's") from error
-        shape = (self.members[name].size,)
-        if id_map.dtype != np.int32 or id_map.shape != shape:
-            raise VocabularyError(f"{path}: found {id_map.dtype} of shape {id_map.shape}, expected int32 of {shape}")
-        if id_map.min() < DROPPED or id_map.max() >= self.size:
-            raise VocabularyError(
-                f"{path}: found ids from {id_map.min()} to {id_map.max()}, expected {DROPPED} to {self.size - 1}"
-            )
+            id_map = IdMap.from_bytes(path.read_bytes())
+        except ValueError as error:
+            raise VocabularyError(f"{path}: found no id map ({error}), expected one of `mergedistill vocab`") from error
+        _check(id_map, path, teacher_size=self.members[name].size, size=self.size)
         return id_map
 
     def member_of(self, teacher_vocabulary_hash: str, named_in: object) -> str:
-        """The name of the teacher with this vocabulary; `named_in` is the file that asked, for the error.
+        """The name of the teacher with this vocabulary, or OWN for the student's; `named_in` asked, for the error.
 
         Raises:
             VocabularyError: no teacher of this folder has the vocabulary.
@@ -92,6 +93,8 @@ class Vocabulary:
         for name, member in self.members.items():
             if member.vocabulary_hash == teacher_vocabulary_hash:
                 return name
+        if teacher_vocabulary_hash == self.hash:
+            return OWN
         known = {name: member.vocabulary_hash for name, member in self.members.items()}
         raise VocabularyError(
             f"{named_in}: field vocabulary_hash: found {teacher_vocabulary_hash},"
@@ -106,10 +109,22 @@ class Vocabulary:
             )
 
 
+def _check(id_map: IdMap, path: epath.Path, *, teacher_size: int, size: int) -> None:
+    """Raises VocabularyError where a map could read outside the vocabularies, or read nothing."""
+    shapes = (id_map.labels.shape, id_map.starts.shape)
+    if shapes != ((teacher_size,), (teacher_size + 1,)):
+        raise VocabularyError(f"{path}: found shapes {shapes}, expected ({teacher_size},) and ({teacher_size + 1},)")
+    ids = np.concatenate([id_map.labels, id_map.ids])
+    if ids.min() < DROPPED or ids.max() >= size or id_map.ids.min(initial=0) < 0:
+        raise VocabularyError(f"{path}: found ids from {ids.min()} to {ids.max()}, expected {DROPPED} to {size - 1}")
+    if id_map.starts[0] or id_map.starts[-1] != len(id_map.ids) or (np.diff(id_map.starts) < 1).any():
+        raise VocabularyError(f"{path}: field starts: found empty or reversed rows, expected one id or more in each")
+
+
 def write_vocabulary(
     folder: epath.PathLike,
     student: TeacherTokenizer,
-    teachers: Mapping[str, tuple[TeacherTokenizer, Int[np.ndarray, " v"]]],
+    teachers: Mapping[str, tuple[TeacherTokenizer, IdMap]],
     description: Mapping[str, object],
 ) -> Vocabulary:
     """Writes a vocabulary folder, its description last; `description` adds fields for people to vocabulary.json.
@@ -123,9 +138,7 @@ def write_vocabulary(
         target = folder / "teachers" / name
         target.mkdir(parents=True, exist_ok=True)
         write_atomically(target / TOKENIZER_FILE, tokenizer.tokenizer.to_str(pretty=True).encode())
-        buffer = io.BytesIO()
-        np.save(buffer, id_map)
-        write_atomically(target / ID_MAP_FILE, buffer.getvalue())
+        write_atomically(target / ID_MAP_FILE, id_map.to_bytes())
     write_atomically(folder / TOKENIZER_FILE, student.tokenizer.to_str(pretty=True).encode())
     write_atomically(folder / VOCABULARY_FILE, ("\n".join(student.tokens) + "\n").encode())
     members = {
