@@ -67,7 +67,7 @@ def start_from_teachers(params: Any, config: StartConfig, vocabulary: Vocabulary
     Raises:
         ValueError: a teacher is not in the vocabulary, or of another width, or its layers do not fit.
     """
-    flat = dict(traverse_util.flatten_dict(params))
+    flat: dict[tuple[str, ...], Any] = dict(traverse_util.flatten_dict(params))
     table, bias = np.array(flat[_TOKEN]), np.array(flat[_BIAS])
     tables, biases, known = [], [], []
     layers: dict[tuple[str, ...], np.ndarray] = {}
