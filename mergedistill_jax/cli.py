@@ -36,6 +36,8 @@ STAGES = {
     "pipeline": ("pipeline", "PipelineConfig", "all stages in order, from text to report"),
 }
 
+_IMPORT = re.compile(r"(import|from) ")
+
 
 class UsageError(ValueError):
     """Wrong use of the command line; the message is one line."""
@@ -165,9 +167,10 @@ def run_stage(
 def _used_configuration() -> str:
     """What gin gave to the config object just made, defaults included, and to references that are called later.
 
-    Settings of other stages are left out: changing them does not make this stage another one.
+    Settings of other stages are left out, and so is what a file imports: changing them does not make this stage another
+    one.
     """
-    used = gin.operative_config_str()
+    used = "\n".join(line for line in gin.operative_config_str().splitlines() if not _IMPORT.match(line))
     later = tuple(f"{name}." for name in re.findall(r"= @([\w./]+)$", used, re.MULTILINE))
     parameters = [line for line in gin.config_str().splitlines() if later and line.startswith(later)]
     return "\n".join([used, *parameters])
