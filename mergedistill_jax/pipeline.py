@@ -292,7 +292,7 @@ def _finetune_steps(config: PipelineConfig, folder: _Folders) -> Iterator[Step]:
                 "finetune", "finetune", **shared, MODEL=teacher, OUTPUT=folder.tagger(task.name, language, "teacher")
             )
             for variant, policy in _taggers(config, None):
-                routed = {"VOCABULARY": folder.union(variant.size), "TEACHER": language}
+                routed = {"VOCABULARY": folder.union(variant.size), "TEACHER_NAME": language}
                 yield _step(
                     "finetune",
                     "finetune_routed" if policy == "teacher_routed" else "finetune",

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import dataclasses
 import io
 import re
 import shlex
@@ -14,7 +15,7 @@ import pytest
 import gin
 from mergedistill_jax import cli
 from mergedistill_jax.corpus.labelled import read_tagged
-from mergedistill_jax.pipeline import GrammarTagging, PipelineConfig, Step, TaggingTask, pipeline, steps_of
+from mergedistill_jax.pipeline import GrammarTagging, PipelineConfig, Step, TaggingTask, Variant, pipeline, steps_of
 
 ROOT = Path(__file__).parents[1]
 INPUTS = {
@@ -28,7 +29,8 @@ INPUTS = {
     "FOLDER",
     "RUN",
     "MODEL",
-    "ID_MAP",
+    "HELDOUT_OWN",
+    "START_TEACHERS",
     "STUDENTS",
     "TEACHER_RUNS",
     "FINETUNED",
@@ -51,6 +53,20 @@ CONFIG = PipelineConfig(
 )
 
 
+BOTH = ("teacher_routed", "union")
+CHOICES = dataclasses.replace(
+    CONFIG,
+    variants=(
+        Variant(name="student", policies=BOTH),
+        Variant(name="started", gin_file="student_started", seed=1, layers_from="de"),
+        Variant(name="aligned", gin_file="student_started_aligned"),
+        Variant(name="cut", size=500, policies=BOTH),
+    ),
+    own_heldout=True,
+    report="runs/here/choices",
+)
+
+
 def bindings_of(step: Step) -> dict[str, Any]:
     pairs = (binding.split(" = ", 1) for binding in step.bindings)
     return {name: ast.literal_eval(value) for name, value in pairs}
@@ -68,11 +84,13 @@ def strings_in(value: Any) -> Iterator[str]:
 
 
 STEPS = list(steps_of(CONFIG))
+STEPS_OF_CHOICES = list(steps_of(CHOICES))
 
 
-def test_every_input_of_a_step_is_the_output_of_an_earlier_one() -> None:
+@pytest.mark.parametrize("steps", [STEPS, STEPS_OF_CHOICES], ids=["usual", "choices"])
+def test_every_input_of_a_step_is_the_output_of_an_earlier_one(steps: list[Step]) -> None:
     written: list[str] = []
-    for step in STEPS:
+    for step in steps:
         bindings = bindings_of(step)
         for name in INPUTS & set(bindings):
             for folder in strings_in(bindings[name]):
@@ -81,11 +99,11 @@ def test_every_input_of_a_step_is_the_output_of_an_earlier_one() -> None:
 
 
 def test_no_folder_of_a_step_is_left_out_of_the_check_above() -> None:
-    """Every string below the pipeline's folder is an output or one of INPUTS."""
-    for step in STEPS:
+    """Every string below the pipeline's folder is an output or one of INPUTS, or where the stages' times are."""
+    for step in [*STEPS, *STEPS_OF_CHOICES]:
         for name, value in bindings_of(step).items():
             if any(text.startswith(CONFIG.output) for text in strings_in(value)):
-                assert name in {*INPUTS, "OUTPUT"}, (step, name)
+                assert name in {*INPUTS, "OUTPUT", "RUN_FOLDER"}, (step, name)
 
 
 def test_no_two_steps_write_the_same_folder() -> None:
@@ -169,7 +187,26 @@ def test_without_a_labelled_task_nothing_is_fine_tuned() -> None:
     assert bindings_of(steps[-1])["FINETUNED"] == {}
 
 
-@pytest.mark.parametrize("step", {step.gin_file: step for step in STEPS}.values(), ids=lambda step: step.gin_file)
+def test_a_variant_reads_its_own_vocabulary_and_is_reported_with_those_of_the_same() -> None:
+    trained = {bindings_of(step)["OUTPUT"]: bindings_of(step) for step in STEPS_OF_CHOICES if step.stage == "train"}
+    vocabulary = {name: trained[f"runs/here/{name}"]["VOCABULARY"] for name in ("student", "started", "aligned", "cut")}
+    whole, cut = "runs/here/vocabulary", "runs/here/vocabulary_500"
+    assert vocabulary == {"student": whole, "started": whole, "aligned": whole, "cut": cut}
+    assert trained["runs/here/started"]["SEED"] == 1
+    assert trained["runs/here/started"]["LAYERS_FROM"] == "de"
+    reports = [bindings_of(step) for step in STEPS_OF_CHOICES if step.stage == "evaluate"]
+    assert [report["OUTPUT"] for report in reports] == ["runs/here/choices", "runs/here/choices/report_500"]
+    assert [set(report["STUDENTS"]) for report in reports] == [{"student", "started", "aligned"}, {"cut"}]
+    assert [set(report["FINETUNED"]) for report in reports] == [
+        {"teacher", "student", "student_union", "started", "aligned"},
+        {"teacher", "cut", "cut_union"},
+    ]
+    assert all("_500" in folder for folder in reports[1]["HELDOUT_OWN"])
+
+
+@pytest.mark.parametrize(
+    "step", {step.gin_file: step for step in [*STEPS_OF_CHOICES, *STEPS]}.values(), ids=lambda step: step.gin_file
+)
 def test_a_steps_file_exists_and_reads_exactly_what_it_is_given(step: Step) -> None:
     """With the demo's settings every macro has a value, and none is given that nothing reads."""
     gin.clear_config()
