@@ -1,7 +1,8 @@
-"""The BERT encoder with its masked-LM head, in Flax Linen, with logical axis names on every parameter.
+"""The BERT encoder in Flax Linen, with logical axis names on every parameter.
 
 Axes: b batch, l length, m masked positions, d model width, h heads, e width of one head, f feed-forward, v vocabulary.
 The layout follows Devlin et al. 2019 (post-layer-norm), so that the weights go to and from Hugging Face unchanged.
+RoBERTa, DistilBERT, ELECTRA and ALBERT are the same encoder with other settings: see families/.
 """
 
 import dataclasses
@@ -28,13 +29,26 @@ MASKED_SCORE = -1e9
 """Finite score of an attention key that is padding: a row without any key stays finite, in the gradient too."""
 
 
+_ADDED = {"added": True}
+"""Marks a field that runs and hashes made before it existed lack: see `config_fields`."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """Size and numerics of one encoder. Names follow Hugging Face's BertConfig where they mean the same.
 
     Attributes:
+        max_length: the longest input.
+        type_vocab_size: segments; 0 for an encoder without them.
         position_init: "normal" as in BERT, or "sinusoidal" (Vaswani et al. 2017, scaled to the same root
             mean square): a start only, the table is trained either way.
+        embedding_size: width of the embeddings, which a linear layer brings to hidden_size, and of the head's rows;
+            None: they are hidden_size wide, and there is no such layer.
+        num_layer_groups: different layers, each used by num_layers / num_layer_groups layers in a row (ALBERT has 1);
+            None: every layer is another one.
+        head_activation: of the masked-LM head; None: the same as `activation`.
+        position_offset: rows that the model's files have before the first position's, as RoBERTa's do. No token reads
+            them, and they are not loaded: the table has max_length rows.
     """
 
     vocab_size: int
@@ -49,6 +63,15 @@ class EncoderConfig:
     dropout_rate: float = 0.1
     initializer_range: float = 0.02
     position_init: str = "normal"
+    embedding_size: int | None = dataclasses.field(default=None, metadata=_ADDED)
+    num_layer_groups: int | None = dataclasses.field(default=None, metadata=_ADDED)
+    head_activation: str | None = dataclasses.field(default=None, metadata=_ADDED)
+    position_offset: int = dataclasses.field(default=0, metadata=_ADDED)
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the token embeddings."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:
@@ -56,13 +79,32 @@ class EncoderConfig:
                 f"EncoderConfig.hidden_size: found {self.hidden_size},"
                 f" expected a multiple of num_heads={self.num_heads}"
             )
-        if self.activation not in ACTIVATIONS:
-            known = sorted(ACTIVATIONS)
-            raise ValueError(f"EncoderConfig.activation: found {self.activation!r}, expected one of {known}")
+        for field in ("activation", "head_activation"):
+            name = getattr(self, field)
+            if name not in ACTIVATIONS and not (field == "head_activation" and name is None):
+                raise ValueError(f"EncoderConfig.{field}: found {name!r}, expected one of {sorted(ACTIVATIONS)}")
+        if self.num_layer_groups is not None and self.num_layers % self.num_layer_groups:
+            raise ValueError(
+                f"EncoderConfig.num_layer_groups: found {self.num_layer_groups},"
+                f" expected a divisor of num_layers={self.num_layers}"
+            )
         if self.position_init not in ("normal", "sinusoidal"):
             raise ValueError(
                 f"EncoderConfig.position_init: found {self.position_init!r}, expected 'normal' or 'sinusoidal'"
             )
+
+
+def config_fields(config: Any) -> dict[str, Any]:
+    """The fields from which a model's config can be made again, as hashes and run folders hold them.
+
+    Fields that came after the first runs were written are left out where they have their default, so that a BERT's hash
+    and an old run stay what they were.
+
+    Args:
+        config: an EncoderConfig, or the config dataclass of another encoder.
+    """
+    fields = [(field, getattr(config, field.name)) for field in dataclasses.fields(config)]
+    return {field.name: value for field, value in fields if not field.metadata or value != field.default}
 
 
 def sinusoidal_init(stddev: float) -> Callable[..., jax.Array]:
@@ -84,6 +126,7 @@ class LayerNorm(nn.Module):
     """Layer normalisation with statistics in float32."""
 
     epsilon: float
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
@@ -91,6 +134,7 @@ class LayerNorm(nn.Module):
             epsilon=self.epsilon,
             dtype=x.dtype,
             use_fast_variance=False,
+            use_bias=self.use_bias,
             scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("norm",)),
             bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("norm",)),
             name="norm",
@@ -100,26 +144,46 @@ class LayerNorm(nn.Module):
 
 def dense(
     features: int | tuple[int, ...],
-    axes: tuple[str, ...],
-    config: EncoderConfig,
+    axes: tuple[str | None, ...],
+    stddev: float,
     name: str,
     *,
     dtype: DTypeLike,
     contract: int = 1,
+    use_bias: bool = True,
 ) -> nn.DenseGeneral:
-    """A linear map over the last `contract` axes; `axes` names the kernel's logical axes, inputs first."""
+    """A linear map over the last `contract` axes; `axes` names the kernel's logical axes, inputs first.
+
+    Its weights start normally distributed with the standard deviation `stddev`, its biases at 0.
+    """
     return nn.DenseGeneral(
         features=features,
         axis=tuple(range(-contract, 0)),
         dtype=dtype,
-        kernel_init=nn.with_logical_partitioning(nn.initializers.normal(config.initializer_range), axes),
+        kernel_init=nn.with_logical_partitioning(nn.initializers.normal(stddev), axes),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[contract:]),
+        use_bias=use_bias,
         name=name,
     )
 
 
+def attend(
+    query: Float[Array, "b q h e"],
+    key: Float[Array, "b k h e"],
+    value: Float[Array, "b k h e"],
+    allowed: Bool[Array, "#b #h #q k"],
+    drop: Callable[[jax.Array], jax.Array],
+) -> Float[Array, "b q h e"]:
+    """Each query's mean of the values of the keys it is allowed, by scaled dot products; in float32 up to `drop`."""
+    scores = jnp.einsum("bqhe,bkhe->bhqk", query, key, preferred_element_type=jnp.float32)
+    scores = scores / np.sqrt(query.shape[-1])
+    scores = jnp.where(allowed, scores, MASKED_SCORE)
+    probs = drop(jax.nn.softmax(scores, axis=-1).astype(value.dtype))
+    return jnp.einsum("bhqk,bkhe->bqhe", probs, value)
+
+
 class SelfAttention(nn.Module):
-    """Bidirectional multi-head self-attention; scores and their softmax in float32."""
+    """Bidirectional multi-head self-attention."""
 
     config: EncoderConfig
     dtype: DTypeLike
@@ -129,18 +193,13 @@ class SelfAttention(nn.Module):
         self, x: Float[Array, "b l d"], attention_mask: Bool[Array, "b l"], *, deterministic: bool
     ) -> Float[Array, "b l d"]:
         config = self.config
-        head_width = config.hidden_size // config.num_heads
-        project = functools.partial(
-            dense, (config.num_heads, head_width), ("embed", "heads", "kv"), config, dtype=self.dtype
-        )
+        heads = (config.num_heads, config.hidden_size // config.num_heads)
+        stddev = config.initializer_range
+        project = functools.partial(dense, heads, ("embed", "heads", "kv"), stddev, dtype=self.dtype)
         query, key, value = (project(name=name)(x) for name in ("query", "key", "value"))
-        scores = jnp.einsum("bqhe,bkhe->bhqk", query, key, preferred_element_type=jnp.float32)
-        scores = scores / np.sqrt(head_width)
-        scores = jnp.where(attention_mask[:, None, None, :], scores, MASKED_SCORE)
-        probs = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        probs = nn.Dropout(config.dropout_rate)(probs, deterministic=deterministic)
-        context = jnp.einsum("bhqk,bkhe->bqhe", probs, value)
-        return dense(config.hidden_size, ("heads", "kv", "embed"), config, "output", dtype=self.dtype, contract=2)(
+        drop = functools.partial(nn.Dropout(config.dropout_rate), deterministic=deterministic)
+        context = attend(query, key, value, attention_mask[:, None, None, :], drop)
+        return dense(config.hidden_size, ("heads", "kv", "embed"), stddev, "output", dtype=self.dtype, contract=2)(
             context
         )
 
@@ -159,9 +218,10 @@ class EncoderLayer(nn.Module):
         drop = functools.partial(nn.Dropout(config.dropout_rate), deterministic=deterministic)
         attended = SelfAttention(config, self.dtype, name="attention")(x, attention_mask, deterministic=deterministic)
         x = LayerNorm(config.layer_norm_epsilon, name="attention_norm")(x + drop(attended))
-        hidden = dense(config.intermediate_size, ("embed", "mlp"), config, "wi", dtype=self.dtype)(x)
+        stddev = config.initializer_range
+        hidden = dense(config.intermediate_size, ("embed", "mlp"), stddev, "wi", dtype=self.dtype)(x)
         hidden = ACTIVATIONS[config.activation](hidden)
-        hidden = dense(config.hidden_size, ("mlp", "embed"), config, "wo", dtype=self.dtype)(hidden)
+        hidden = dense(config.hidden_size, ("mlp", "embed"), stddev, "wo", dtype=self.dtype)(hidden)
         return LayerNorm(config.layer_norm_epsilon, name="output_norm")(x + drop(hidden))
 
 
@@ -175,19 +235,23 @@ class Embeddings(nn.Module):
         config = self.config
         normal = nn.initializers.normal(config.initializer_range)
         position = normal if config.position_init == "normal" else sinusoidal_init(config.initializer_range)
-        width = config.hidden_size
+        width = config.embedding_width
         table = nn.with_logical_partitioning
         self.token: Any = self.param("token", table(normal, ("vocab", "embed")), (config.vocab_size, width))
         self.position: Any = self.param("position", table(position, ("position", "embed")), (config.max_length, width))
-        self.segment: Any = self.param("segment", table(normal, ("segment", "embed")), (config.type_vocab_size, width))
+        if config.type_vocab_size:
+            segments = (config.type_vocab_size, width)
+            self.segment: Any = self.param("segment", table(normal, ("segment", "embed")), segments)
         self.norm = LayerNorm(config.layer_norm_epsilon)
         self.dropout = nn.Dropout(config.dropout_rate)
 
-    def __call__(self, token_ids: Int[Array, "b l"], *, deterministic: bool) -> Float[Array, "b l d"]:
+    def __call__(self, token_ids: Int[Array, "b l"], *, deterministic: bool) -> Float[Array, "b l e"]:
         length = token_ids.shape[1]
         if length > self.config.max_length:
             raise ValueError(f"token_ids: found length {length}, expected at most max_length={self.config.max_length}")
-        x = self.token[token_ids] + self.position[None, :length] + self.segment[0]
+        x = self.token[token_ids] + self.position[None, :length]
+        if self.config.type_vocab_size:
+            x = x + self.segment[0]
         return self.dropout(self.norm(x.astype(self.dtype)), deterministic=deterministic)
 
 
@@ -198,13 +262,26 @@ class Encoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        self.embeddings = Embeddings(self.config, self.dtype)
-        self.layers = [EncoderLayer(self.config, self.dtype) for _ in range(self.config.num_layers)]
+        config = self.config
+        self.embeddings = Embeddings(config, self.dtype)
+        if config.embedding_size is not None:
+            self.embedding_projection = dense(
+                config.hidden_size,
+                ("embed", "embed_out"),
+                config.initializer_range,
+                "embedding_projection",
+                dtype=self.dtype,
+            )
+        groups = config.num_layers if config.num_layer_groups is None else config.num_layer_groups
+        self.layers = [EncoderLayer(config, self.dtype) for _ in range(groups)]
 
     def __call__(
         self, token_ids: Int[Array, "b l"], attention_mask: Bool[Array, "b l"], *, deterministic: bool = True
     ) -> Float[Array, "b l d"]:
         x = self.embeddings(token_ids, deterministic=deterministic)
-        for layer in self.layers:
+        if self.config.embedding_size is not None:
+            x = self.embedding_projection(x)
+        for index in range(self.config.num_layers):
+            layer = self.layers[index * len(self.layers) // self.config.num_layers]
             x = layer(x, attention_mask, deterministic=deterministic)
         return x

@@ -1,4 +1,4 @@
-"""What stands on the encoder: the masked-LM head and the token classifier."""
+"""What stands on the encoders: the masked-LM head and the token classifier."""
 
 from typing import Any
 
@@ -8,6 +8,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from mergedistill_jax.models.encoder import ACTIVATIONS, Encoder, EncoderConfig, LayerNorm, dense
+from mergedistill_jax.models.modernbert import ModernBertConfig, ModernBertEncoder
+
+ModelConfig = EncoderConfig | ModernBertConfig
+"""Config of any encoder that can be loaded; students are made from an EncoderConfig."""
 
 
 class MaskedLanguageModel(nn.Module):
@@ -22,12 +26,11 @@ class MaskedLanguageModel(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.encoder = Encoder(config, self.dtype)
-        self.transform = dense(config.hidden_size, ("embed", "embed_out"), config, "transform", dtype=self.dtype)
+        self.encoder: Encoder | ModernBertEncoder = Encoder(config, self.dtype)
+        width, stddev = config.embedding_width, config.initializer_range
+        self.transform = dense(width, ("embed", "embed_out"), stddev, "transform", dtype=self.dtype)
         self.transform_norm = LayerNorm(config.layer_norm_epsilon)
-        self.decoder_bias: Any = self.param(
-            "decoder_bias", nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",)), (config.vocab_size,)
-        )
+        self.decoder_bias: Any = _decoder_bias(self, config.vocab_size)
 
     def hidden_rows(
         self,
@@ -37,10 +40,11 @@ class MaskedLanguageModel(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[Array, "b m d"]:
-        """The transformed rows of the masked positions, ready for the vocabulary projection."""
+        """The transformed rows of the masked positions, as wide as the embeddings, ready for their projection."""
         x = self.encoder(token_ids, attention_mask, deterministic=deterministic)
         rows = jnp.take_along_axis(x, masked_positions[..., None], axis=1)
-        return self.transform_norm(ACTIVATIONS[self.config.activation](self.transform(rows)))
+        activation = ACTIVATIONS[self.config.head_activation or self.config.activation]
+        return self.transform_norm(activation(self.transform(rows)))
 
     def __call__(
         self,
@@ -51,23 +55,62 @@ class MaskedLanguageModel(nn.Module):
         deterministic: bool = True,
     ) -> Float[Array, "b m v"]:
         """Logits in float32 over the whole vocabulary, at the masked positions."""
+        rows, table, bias = self.projection(token_ids, attention_mask, masked_positions, deterministic=deterministic)
+        return jnp.einsum("bmd,vd->bmv", rows, table, preferred_element_type=jnp.float32) + bias
+
+    def projection(
+        self,
+        token_ids: Int[Array, "b l"],
+        attention_mask: Bool[Array, "b l"],
+        masked_positions: Int[Array, "b m"],
+        *,
+        deterministic: bool = True,
+    ) -> tuple[Float[Array, "b m d"], Float[Array, "v d"], Float[Array, " v"]]:
+        """What the logits are made of, rows . table + bias, for a loss that takes the vocabulary in chunks."""
         rows = self.hidden_rows(token_ids, attention_mask, masked_positions, deterministic=deterministic)
-        table = self.encoder.embeddings.token.astype(self.dtype)
-        logits = jnp.einsum("bmd,vd->bmv", rows, table, preferred_element_type=jnp.float32)
-        return logits + self.decoder_bias
+        return rows, self.encoder.embeddings.token.astype(self.dtype), self.decoder_bias
+
+
+class ModernBertMaskedLanguageModel(MaskedLanguageModel):
+    """ModernBERT with its masked-LM head: the same as BERT's, without biases but for the decoder's."""
+
+    config: ModernBertConfig  # pyright: ignore[reportIncompatibleVariableOverride] - the same names where they are used
+
+    def setup(self) -> None:
+        config = self.config
+        self.encoder = ModernBertEncoder(config, self.dtype)
+        width, stddev = config.hidden_size, config.initializer_range
+        self.transform = dense(width, ("embed", "embed_out"), stddev, "transform", dtype=self.dtype, use_bias=False)
+        self.transform_norm = LayerNorm(config.layer_norm_epsilon, use_bias=False)
+        self.decoder_bias: Any = _decoder_bias(self, config.vocab_size)
+
+
+def _decoder_bias(module: nn.Module, vocab_size: int) -> Any:
+    zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+    return module.param("decoder_bias", zeros, (vocab_size,))
+
+
+def masked_language_model(config: ModelConfig, dtype: DTypeLike = jnp.float32) -> MaskedLanguageModel:
+    """The masked language model of any family, by the type of its config."""
+    if isinstance(config, ModernBertConfig):
+        return ModernBertMaskedLanguageModel(config, dtype)
+    return MaskedLanguageModel(config, dtype)
 
 
 class TokenClassifier(nn.Module):
-    """Encoder, dropout and one linear layer per position, as in BERT's sequence labelling."""
+    """Encoder of any family, dropout and one linear layer per position, as in BERT's sequence labelling."""
 
-    config: EncoderConfig
+    config: ModelConfig
     num_labels: int
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        self.encoder = Encoder(self.config, self.dtype)
-        self.dropout = nn.Dropout(self.config.dropout_rate)
-        self.classifier = dense(self.num_labels, ("embed", "labels"), self.config, "classifier", dtype=self.dtype)
+        config = self.config
+        is_modern = isinstance(config, ModernBertConfig)
+        self.encoder = ModernBertEncoder(config, self.dtype) if is_modern else Encoder(config, self.dtype)
+        self.dropout = nn.Dropout(config.dropout_rate)
+        stddev = config.initializer_range
+        self.classifier = dense(self.num_labels, ("embed", "labels"), stddev, "classifier", dtype=self.dtype)
 
     def __call__(
         self, token_ids: Int[Array, "b l"], attention_mask: Bool[Array, "b l"], *, deterministic: bool = True

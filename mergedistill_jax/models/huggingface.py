@@ -1,12 +1,11 @@
-"""BERT models between Hugging Face folders and Flax parameters, both ways, without torch or transformers.
+"""Models between Hugging Face folders and Flax parameters, without torch or transformers: every family in, BERT out.
 
-    teacher/{config.json,model.safetensors}      ->  EncoderConfig, params
+    teacher/{config.json,model.safetensors}      ->  ModelConfig, params
     EncoderConfig, params, tokenizer.json, card  ->  student/{config.json,model.safetensors,tokenizer*.json,README.md}
 
-Every path may be remote (gs://).
+What is particular to a family stands in families/. Every path may be remote (gs://).
 """
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,95 +15,34 @@ import safetensors.numpy
 from etils import epath
 
 from mergedistill_jax.models.encoder import EncoderConfig
-from mergedistill_jax.models.huggingface_weights import (
-    WEIGHTS_FILE,
-    Weight,
-    canonical_names,
-    masked_lm_weights,
-    read_json,
-    read_tensors,
-    to_flax,
-    to_hf,
-    token_classifier_weights,
-)
+from mergedistill_jax.models.families import bert
+from mergedistill_jax.models.families.family import Family
+from mergedistill_jax.models.families.registry import family_of
+from mergedistill_jax.models.heads import ModelConfig
+from mergedistill_jax.models.huggingface_weights import WEIGHTS_FILE, read_json, read_tensors, to_flax, to_hf
 from mergedistill_jax.models.tokenizer_files import SpecialTokens, export_tokenizer
 
-# EncoderConfig's fields under BertConfig's names; where both have a default, it is the same one.
-_FIELDS = {
-    "vocab_size": "vocab_size",
-    "num_layers": "num_hidden_layers",
-    "hidden_size": "hidden_size",
-    "num_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_length": "max_position_embeddings",
-    "type_vocab_size": "type_vocab_size",
-    "activation": "hidden_act",
-    "layer_norm_epsilon": "layer_norm_eps",
-    "dropout_rate": "hidden_dropout_prob",
-    "initializer_range": "initializer_range",
-}
 
-# What would change the outputs and is not built here: absent, null, or this value.
-_UNSUPPORTED_UNLESS: dict[str, Any] = {
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-    "pruned_heads": {},
-    "quantization_config": None,
-}
-
-_ACTIVATION_ALIASES = {"swish": "silu", "gelu_python": "gelu"}
-
-_DECODER, _DECODER_BIAS = "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"
-_EMBEDDINGS, _BIAS = "bert.embeddings.word_embeddings.weight", "cls.predictions.bias"
-
-
-def load_encoder_config(folder: epath.PathLike) -> EncoderConfig:
-    """The sizes and numerics in config.json. The dropout rate is the hidden one: both are equal in published BERTs.
+def load_encoder_config(folder: epath.PathLike) -> ModelConfig:
+    """The sizes and numerics in config.json, of a model of any family.
 
     Raises:
         FileNotFoundError: there is no config.json.
-        ValueError: it is unreadable, lacks a field, or asks for something that this encoder does not do.
+        ValueError: it is unreadable, of no known family, lacks a field, or asks for something that is not built.
     """
+    return _load_config(folder)[1]
+
+
+def _load_config(folder: epath.PathLike) -> tuple[Family, ModelConfig, dict[str, Any]]:
+    """The family, the config and the content of config.json."""
     path = epath.Path(folder) / "config.json"
     stored = read_json(path)
-    if stored.get("model_type") != "bert":
-        raise ValueError(f"{path}: model_type: found {stored.get('model_type')!r}, expected 'bert'")
-    for field, expected in _UNSUPPORTED_UNLESS.items():
-        if stored.get(field) not in (None, expected):
-            raise ValueError(
-                f"{path}: {field}: found {stored[field]!r}, expected {expected!r} (nothing else is supported)"
-            )
-    values = {}
-    for field in dataclasses.fields(EncoderConfig):
-        name = _FIELDS.get(field.name)
-        if name is None or (name not in stored and field.default is not dataclasses.MISSING):
-            continue
-        values[field.name] = _checked(stored.get(name), field.type, f"{path}: {name}")
-    if "activation" in values:
-        values["activation"] = _ACTIVATION_ALIASES.get(values["activation"], values["activation"])
-    try:
-        return EncoderConfig(**values)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    family = family_of(stored, path)
+    return family, family.read_config(stored, path), stored
 
 
-def _checked(value: Any, kind: Any, where: str) -> Any:
-    """The value, if it is of the kind that the field declares: a positive int, a non-negative number, or a string."""
-    accepted = {int: int, float: (int, float), str: str}[kind]
-    right = isinstance(value, accepted) and not isinstance(value, bool)
-    if right and kind is int:
-        right = value > 0
-    if right and kind is float:
-        right = value >= 0
-    if not right:
-        expected = {int: "a positive integer", float: "a non-negative number", str: "a string"}[kind]
-        raise ValueError(f"{where}: found {value!r}, expected {expected}")
-    return value
-
-
-def load_masked_lm(folder: epath.PathLike) -> tuple[EncoderConfig, dict[str, Any]]:
-    """Config and float32 parameters (NumPy arrays) of a MaskedLanguageModel.
+def load_masked_lm(folder: epath.PathLike) -> tuple[ModelConfig, dict[str, Any]]:
+    """Config and float32 parameters (NumPy arrays) for `heads.masked_language_model`.
 
     All rows of the vocabulary are kept, also those beyond the tokenizer's tokens: see `count_tokens`.
 
@@ -113,52 +51,101 @@ def load_masked_lm(folder: epath.PathLike) -> tuple[EncoderConfig, dict[str, Any
         ValueError: either is unreadable or unsupported; the folder has no masked-LM head, or an untied one; a tensor is
             missing, unexpected or of a wrong shape.
     """
-    config = load_encoder_config(folder)
-    tensors = canonical_names(read_tensors(folder), folder)
-    if not any(name.startswith("cls.predictions.") for name in tensors):
-        raise ValueError(f"{folder}: has no masked-LM head: found no weights cls.predictions.*, expected them")
-    tied = read_json(epath.Path(folder) / "config.json").get("tie_word_embeddings", True)
-    return config, to_flax(_without_tied(tensors, folder, tied=tied), masked_lm_weights(config), folder)
+    family, config, stored = _load_config(folder)
+    tensors = _canonical(read_tensors(folder), family, folder)
+    if not any(name.startswith(family.head_prefix) for name in tensors):
+        prefix, hint = family.other_head or ("", "")
+        has_other = bool(prefix) and any(name.startswith(prefix) for name in tensors)
+        raise ValueError(
+            f"{folder}: has no masked-LM head: found no weights {family.head_prefix}*"
+            f"{f' but {prefix}* ({hint})' if has_other else ''}, expected them"
+        )
+    tensors = _without_tied(tensors, family, folder, tied=stored.get("tie_word_embeddings", True))
+    return config, to_flax(tensors, family.masked_lm_weights(config), folder)
 
 
-def _without_tied(tensors: dict[str, np.ndarray], folder: epath.PathLike, *, tied: bool) -> dict[str, np.ndarray]:
+def _canonical(tensors: Mapping[str, np.ndarray], family: Family, folder: epath.PathLike) -> dict[str, np.ndarray]:
+    """The tensors that are read, under today's names.
+
+    That is with the encoder's prefix, and with LayerNorm weight and bias for the old gamma and beta.
+    """
+    bare = tuple(f"{module}." for module in family.modules)
+    canonical: dict[str, np.ndarray] = {}
+    for stored, tensor in tensors.items():
+        name = stored.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        if name.startswith(bare):
+            name = f"{family.prefix}.{name}"
+        if name in canonical:
+            raise ValueError(f"{folder}: {name}: found twice ({stored} is another name of it), expected once")
+        canonical[name] = tensor
+    return {name: tensor for name, tensor in canonical.items() if not family.is_harmless(name)}
+
+
+def _without_tied(
+    tensors: Mapping[str, np.ndarray], family: Family, folder: epath.PathLike, *, tied: bool
+) -> dict[str, np.ndarray]:
     """The tensors without the decoder's copies of the word embeddings and of the bias, once seen to be copies."""
     tensors = dict(tensors)
-    if not tied and _DECODER not in tensors:
-        raise ValueError(f"{folder}: found no weights {_DECODER}, expected them as config.json unties the embeddings")
-    decoder = tensors.pop(_DECODER, None)
-    if decoder is not None and _EMBEDDINGS in tensors and not np.array_equal(decoder, tensors[_EMBEDDINGS]):
-        raise ValueError(f"{folder}: {_DECODER}: found untied weights, expected those of {_EMBEDDINGS}")
-    bias = tensors.pop(_DECODER_BIAS, None)
-    if bias is not None and not np.array_equal(tensors.setdefault(_BIAS, bias), bias):
-        raise ValueError(f"{folder}: {_DECODER_BIAS}: found other values than in {_BIAS}, expected the same")
+    if not tied and family.decoder not in tensors:
+        raise ValueError(
+            f"{folder}: found no weights {family.decoder}, expected them as config.json unties the embeddings"
+        )
+    decoder = tensors.pop(family.decoder, None)
+    if decoder is not None and family.embeddings in tensors and not np.array_equal(decoder, tensors[family.embeddings]):
+        raise ValueError(f"{folder}: {family.decoder}: found untied weights, expected those of {family.embeddings}")
+    if family.decoder_bias is not None:
+        copy, original = family.decoder_bias
+        bias = tensors.pop(copy, None)
+        if bias is not None and not np.array_equal(tensors.setdefault(original, bias), bias):
+            raise ValueError(f"{folder}: {copy}: found other values than in {original}, expected the same")
     return tensors
 
 
 def load_token_classifier(folder: epath.PathLike) -> tuple[EncoderConfig, dict[str, Any], list[str]]:
-    """Config, float32 parameters (NumPy arrays) and label names of a TokenClassifier.
+    """Config, float32 parameters (NumPy arrays) and label names of a TokenClassifier on a BERT.
 
     Raises:
-        FileNotFoundError, ValueError: as for `load_masked_lm`; also if config.json does not name labels 0, 1, 2...
+        FileNotFoundError, ValueError: as for `load_masked_lm`; also if config.json is of another family, or does not
+            name labels 0, 1, 2...
     """
-    config = load_encoder_config(folder)
+    family, config, stored = _load_config(folder)
     path = epath.Path(folder) / "config.json"
-    id2label = read_json(path).get("id2label")
+    if family is not bert.FAMILY or not isinstance(config, EncoderConfig):
+        raise ValueError(f"{path}: model_type: found {stored['model_type']!r}, expected 'bert' for a token classifier")
+    id2label = stored.get("id2label")
     ids = [str(index) for index in range(len(id2label or {}))]
     if not isinstance(id2label, dict) or not ids or set(id2label) != set(ids):
         raise ValueError(f"{path}: id2label: found {id2label!r}, expected names of the labels 0, 1, 2...")
-    tensors = canonical_names(read_tensors(folder), folder)
+    tensors = _canonical(read_tensors(folder), family, folder)
     if "classifier.weight" not in tensors:
         raise ValueError(
             f"{folder}: has no token-classification head: found no weights classifier.weight, expected them"
         )
-    params = to_flax(tensors, token_classifier_weights(config, len(ids)), folder)
+    params = to_flax(tensors, bert.token_classifier_weights(config, len(ids)), folder)
     return config, params, [id2label[index] for index in ids]
+
+
+def require_bert(config: ModelConfig) -> EncoderConfig:
+    """The config, if a BERT folder can hold such a model: nothing else is written here.
+
+    A RoBERTa with GELU is a BERT, once its unused position rows are gone.
+
+    Raises:
+        ValueError: it is a model of another family.
+    """
+    if not isinstance(config, EncoderConfig):
+        raise ValueError(f"model to save: found a {type(config).__name__}, expected an EncoderConfig")  # noqa: TRY004 - a setting
+    for field in ("embedding_size", "num_layer_groups", "head_activation"):
+        if getattr(config, field) is not None:
+            raise ValueError(f"model to save: {field}: found {getattr(config, field)!r}, expected None as in BERT")
+    if not config.type_vocab_size:
+        raise ValueError("model to save: type_vocab_size: found 0, expected at least 1 as in BERT")
+    return config
 
 
 def save_masked_lm(
     folder: epath.PathLike,
-    config: EncoderConfig,
+    config: ModelConfig,
     params: Mapping[str, Any],
     *,
     tokenizer_file: epath.PathLike,
@@ -166,7 +153,7 @@ def save_masked_lm(
     card: str,
     overwrite: bool = False,
 ) -> None:
-    """Write a folder that AutoModelForMaskedLM and AutoTokenizer load.
+    """Write the folder of a BERT that AutoModelForMaskedLM and AutoTokenizer load.
 
     Args:
         folder: what to write; nothing may be there, or only an empty folder.
@@ -179,12 +166,12 @@ def save_masked_lm(
 
     Raises:
         FileExistsError: the folder has content, and is not to be overwritten or is not a model folder.
-        ValueError: the parameters do not fit the config, or the tokenizer does not fit the model.
+        ValueError: the model is no BERT, the parameters do not fit the config, or the tokenizer does not fit the model.
     """
     _save(
         folder,
-        config,
-        to_hf(params, masked_lm_weights(config)),
+        require_bert(config),
+        to_hf(params, bert.FAMILY.masked_lm_weights(config)),
         {"architectures": ["BertForMaskedLM"]},
         tokenizer_file=tokenizer_file,
         special_tokens=special_tokens,
@@ -195,7 +182,7 @@ def save_masked_lm(
 
 def save_token_classifier(
     folder: epath.PathLike,
-    config: EncoderConfig,
+    config: ModelConfig,
     params: Mapping[str, Any],
     labels: Sequence[str],
     *,
@@ -211,7 +198,8 @@ def save_token_classifier(
     """
     if len(set(labels)) != len(labels):
         raise ValueError(f"labels: found {list(labels)}, expected no name twice")
-    weights: list[Weight] = token_classifier_weights(config, len(labels))
+    config = require_bert(config)
+    weights = bert.token_classifier_weights(config, len(labels))
     head = {
         "architectures": ["BertForTokenClassification"],
         "id2label": {str(index): label for index, label in enumerate(labels)},
@@ -247,7 +235,7 @@ def _save(
     )
     bert_config = {
         "model_type": "bert",
-        **{theirs: getattr(config, ours) for ours, theirs in _FIELDS.items()},
+        **{field.name: getattr(config, ours) for ours, field in bert.CONFIG.items()},
         "attention_probs_dropout_prob": config.dropout_rate,
         "pad_token_id": pad_id,
         "tie_word_embeddings": True,

@@ -1,16 +1,16 @@
-"""Names and layouts of BERT's tensors: Flax parameters on one side, safetensors files of Hugging Face on the other.
+"""Tensors in two worlds: Flax parameters on one side, safetensors files of Hugging Face on the other.
 
     Flax      encoder/layers_3/attention/query/kernel         [d, h, e]
     HF        bert.encoder.layer.3.attention.self.query.weight  [h * e, d]
 
-Nothing here knows about heads or configs in JSON; `huggingface.py` puts the pieces together.
+Nothing here knows the names of a family's tensors (families/) or configs in JSON; `huggingface.py` puts the pieces
+together.
 """
 
 import dataclasses
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,8 +19,6 @@ import numpy as np
 import safetensors
 from etils import epath
 from flax import traverse_util
-
-from mergedistill_jax.models.encoder import EncoderConfig
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -40,9 +38,6 @@ _DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
 }
 
-# Tensors that published BERT files hold and that no output we compute depends on.
-_HARMLESS = re.compile(r"bert\.pooler\..*|bert\.embeddings\.(position_ids|token_type_ids)|cls\.seq_relationship\..*")
-
 _CONVERT = (
     'python -c "import torch; from safetensors.torch import save_file; '
     "w = torch.load('{folder}/pytorch_model.bin', map_location='cpu', weights_only=True); "
@@ -59,97 +54,67 @@ class Weight:
         shape: its shape there; of a kernel, input axes first.
         name: its name in a Hugging Face file.
         hf_shape: its shape there; of a kernel, [outputs, inputs].
+        skipped_rows: rows at its beginning there that no output depends on and that are not loaded.
     """
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
     name: str
     hf_shape: tuple[int, ...]
+    skipped_rows: int = 0
 
     def to_flax(self, tensor: np.ndarray) -> np.ndarray:
         """The Flax parameter, float32, of a Hugging Face tensor [*hf_shape]."""
         if self.path[-1] == "kernel":
             tensor = tensor.T
+        tensor = tensor[self.skipped_rows :]
         return np.ascontiguousarray(tensor.reshape(self.shape), dtype=np.float32)
 
     def to_hf(self, array: Any) -> np.ndarray:
-        """The Hugging Face tensor, float32 and contiguous, of a Flax parameter [*shape]."""
+        """The Hugging Face tensor, float32 and contiguous, of a Flax parameter [*shape]; rows not loaded are 0."""
         array = np.asarray(array)
         if self.path[-1] == "kernel":
             array = array.reshape(self.hf_shape[::-1]).T
+        if self.skipped_rows:
+            array = np.concatenate([np.zeros((self.skipped_rows, *self.shape[1:]), array.dtype), array])
         # safetensors writes the memory behind a transposed view without complaint: it must be laid out first.
         return np.ascontiguousarray(array.reshape(self.hf_shape), dtype=np.float32)
 
 
-def _linear(path: tuple[str, ...], name: str, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> list[Weight]:
+def linear(
+    path: tuple[str, ...], name: str, inputs: tuple[int, ...], outputs: tuple[int, ...], *, bias: bool = True
+) -> list[Weight]:
+    """A linear layer between axes of the given sizes."""
     fan_in, fan_out = math.prod(inputs), math.prod(outputs)
+    kernel = Weight(path=(*path, "kernel"), shape=inputs + outputs, name=f"{name}.weight", hf_shape=(fan_out, fan_in))
+    if not bias:
+        return [kernel]
+    return [kernel, Weight(path=(*path, "bias"), shape=outputs, name=f"{name}.bias", hf_shape=(fan_out,))]
+
+
+def norm(path: tuple[str, ...], name: str, width: int, *, bias: bool = True) -> list[Weight]:
+    """A layer normalisation."""
+    names = {"scale": "weight", "bias": "bias"} if bias else {"scale": "weight"}
     return [
-        Weight(path=(*path, "kernel"), shape=inputs + outputs, name=f"{name}.weight", hf_shape=(fan_out, fan_in)),
-        Weight(path=(*path, "bias"), shape=outputs, name=f"{name}.bias", hf_shape=(fan_out,)),
+        Weight(path=(*path, "norm", ours), shape=(width,), name=f"{name}.{theirs}", hf_shape=(width,))
+        for ours, theirs in names.items()
     ]
 
 
-def _norm(path: tuple[str, ...], name: str, width: int) -> list[Weight]:
-    return [
-        Weight(path=(*path, "norm", "scale"), shape=(width,), name=f"{name}.weight", hf_shape=(width,)),
-        Weight(path=(*path, "norm", "bias"), shape=(width,), name=f"{name}.bias", hf_shape=(width,)),
-    ]
+def table(path: tuple[str, ...], name: str, rows: int, width: int, *, skipped_rows: int = 0) -> Weight:
+    """An embedding table of `rows` rows, before which the file has `skipped_rows` more."""
+    return Weight(
+        path=path,
+        shape=(rows, width),
+        name=f"{name}.weight",
+        hf_shape=(skipped_rows + rows, width),
+        skipped_rows=skipped_rows,
+    )
 
 
-def _layer(config: EncoderConfig, index: int) -> list[Weight]:
-    path, name = ("encoder", f"layers_{index}"), f"bert.encoder.layer.{index}"
-    width, inner = (config.hidden_size,), (config.intermediate_size,)
-    heads = (config.num_heads, config.hidden_size // config.num_heads)
-    attention = (*path, "attention")
-    return [
-        *_linear((*attention, "query"), f"{name}.attention.self.query", width, heads),
-        *_linear((*attention, "key"), f"{name}.attention.self.key", width, heads),
-        *_linear((*attention, "value"), f"{name}.attention.self.value", width, heads),
-        *_linear((*attention, "output"), f"{name}.attention.output.dense", heads, width),
-        *_norm((*path, "attention_norm"), f"{name}.attention.output.LayerNorm", config.hidden_size),
-        *_linear((*path, "wi"), f"{name}.intermediate.dense", width, inner),
-        *_linear((*path, "wo"), f"{name}.output.dense", inner, width),
-        *_norm((*path, "output_norm"), f"{name}.output.LayerNorm", config.hidden_size),
-    ]
-
-
-def _encoder(config: EncoderConfig) -> list[Weight]:
-    path, name = ("encoder", "embeddings"), "bert.embeddings"
-    tables = {
-        "token": ("word_embeddings", config.vocab_size),
-        "position": ("position_embeddings", config.max_length),
-        "segment": ("token_type_embeddings", config.type_vocab_size),
-    }
-    weights = [
-        Weight(
-            path=(*path, ours),
-            shape=(rows, config.hidden_size),
-            name=f"{name}.{theirs}.weight",
-            hf_shape=(rows, config.hidden_size),
-        )
-        for ours, (theirs, rows) in tables.items()
-    ]
-    weights += _norm((*path, "norm"), f"{name}.LayerNorm", config.hidden_size)
-    for index in range(config.num_layers):
-        weights += _layer(config, index)
-    return weights
-
-
-def masked_lm_weights(config: EncoderConfig) -> list[Weight]:
-    """Every tensor of a MaskedLanguageModel; the decoder, tied to the word embeddings, has none of its own."""
-    width, name = (config.hidden_size,), "cls.predictions"
-    rows = (config.vocab_size,)
-    return [
-        *_encoder(config),
-        *_linear(("transform",), f"{name}.transform.dense", width, width),
-        *_norm(("transform_norm",), f"{name}.transform.LayerNorm", config.hidden_size),
-        Weight(path=("decoder_bias",), shape=rows, name=f"{name}.bias", hf_shape=rows),
-    ]
-
-
-def token_classifier_weights(config: EncoderConfig, num_labels: int) -> list[Weight]:
-    """Every tensor of a TokenClassifier."""
-    return [*_encoder(config), *_linear(("classifier",), "classifier", (config.hidden_size,), (num_labels,))]
+def vector(path: tuple[str, ...], name: str, width: int) -> Weight:
+    """A vector with a name of its own, such as a head's bias."""
+    return Weight(path=path, shape=(width,), name=name, hf_shape=(width,))
 
 
 def read_tensors(folder: epath.PathLike) -> dict[str, np.ndarray]:
@@ -228,34 +193,17 @@ def listing(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(ordered[:limit]) + more
 
 
-def canonical_names(tensors: Mapping[str, np.ndarray], folder: epath.PathLike) -> dict[str, np.ndarray]:
-    """The tensors under today's names: with the "bert." prefix, LayerNorm weight and bias for the old gamma and beta.
-
-    Raises:
-        ValueError: two stored names mean the same tensor.
-    """
-    canonical: dict[str, np.ndarray] = {}
-    for stored, tensor in tensors.items():
-        name = stored.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        if name.startswith(("embeddings.", "encoder.", "pooler.")):
-            name = f"bert.{name}"
-        if name in canonical:
-            raise ValueError(f"{folder}: {name}: found twice ({stored} is another name of it), expected once")
-        canonical[name] = tensor
-    return canonical
-
-
 def to_flax(tensors: Mapping[str, np.ndarray], weights: Sequence[Weight], folder: epath.PathLike) -> dict[str, Any]:
     """Tree of float32 parameters from tensors under canonical names.
 
     Raises:
-        ValueError: a tensor is missing, unexpected and not known to be harmless, of another shape, or of integers.
+        ValueError: a tensor is missing, unexpected, of another shape, or of integers.
     """
     expected = {weight.name for weight in weights}
     missing = expected - tensors.keys()
     if missing:
         raise ValueError(f"{folder}: found no weights {listing(missing)}, expected {len(expected)} tensors with these")
-    unexpected = [name for name in tensors.keys() - expected if not _HARMLESS.fullmatch(name)]
+    unexpected = tensors.keys() - expected
     if unexpected:
         raise ValueError(
             f"{folder}: found unexpected weights {listing(unexpected)}, expected none that we would not use"

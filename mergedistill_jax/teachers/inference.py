@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from mergedistill_jax.models.encoder import EncoderConfig
-from mergedistill_jax.models.heads import MaskedLanguageModel
+from mergedistill_jax.models.heads import ModelConfig, masked_language_model
 from mergedistill_jax.schema import Record
 
 NO_TOKEN_LOGIT = -1e9
@@ -26,7 +25,7 @@ class Teacher:
         num_tokens: tokens of its tokenizer; output rows beyond them have no token.
     """
 
-    config: EncoderConfig
+    config: ModelConfig
     params: Any
     num_tokens: int
     pad_id: int
@@ -46,21 +45,30 @@ def top_log_probs(
     return ids, best - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
 
 
+def gold_log_probs(logits: Float[Array, "*m v"], gold_ids: Int[Array, "*m"], num_tokens: int) -> Float[Array, "*m"]:
+    """The log-probability of each gold id, normalised as in top_log_probs; below the k best it is exact too."""
+    has_token = jnp.arange(logits.shape[-1]) < num_tokens
+    logits = jnp.where(has_token, logits, NO_TOKEN_LOGIT)
+    gold = jnp.take_along_axis(logits, gold_ids[..., None], axis=-1)[..., 0]
+    return gold - jax.nn.logsumexp(logits, axis=-1)
+
+
 @functools.partial(jax.jit, static_argnames=("config", "num_tokens", "k"))
 def _predict(
     params: Any,
     token_ids: Array,
     lengths: Array,
     masked_positions: Array,
+    gold_ids: Array,
     *,
-    config: EncoderConfig,
+    config: ModelConfig,
     num_tokens: int,
     k: int,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     attention_mask = jnp.arange(token_ids.shape[1]) < lengths[:, None]
-    model = MaskedLanguageModel(config)
-    logits = model.apply({"params": params}, token_ids, attention_mask, masked_positions)
-    return top_log_probs(jnp.asarray(logits), num_tokens, k)
+    logits = masked_language_model(config).apply({"params": params}, token_ids, attention_mask, masked_positions)
+    logits = jnp.asarray(logits)
+    return *top_log_probs(logits, num_tokens, k), gold_log_probs(logits, gold_ids, num_tokens)
 
 
 def pad_batch(
@@ -80,12 +88,23 @@ def pad_batch(
 def predict_records(
     teacher: Teacher, records: Sequence[Record], *, k: int, batch_size: int, length: int, max_predictions: int
 ) -> Iterator[Record]:
-    """The records with the teacher's top-k at their masked positions, in order; one compiled shape for all batches."""
+    """The records with the teacher's top-k and gold log-probabilities at their masked positions, in order.
+
+    One compiled shape for all batches.
+    """
     for start in range(0, len(records), batch_size):
         batch = records[start : start + batch_size]
         arrays = pad_batch(batch, batch_size, length, max_predictions, teacher.pad_id)
-        ids, log_probs = _predict(teacher.params, *arrays, config=teacher.config, num_tokens=teacher.num_tokens, k=k)
-        ids, log_probs = np.asarray(ids), np.asarray(log_probs)
+        gold_ids = np.zeros((batch_size, max_predictions), np.int32)
+        for row, record in enumerate(batch):
+            gold_ids[row, : len(record.gold_ids)] = record.gold_ids
+        found = _predict(teacher.params, *arrays, gold_ids, config=teacher.config, num_tokens=teacher.num_tokens, k=k)
+        ids, log_probs, gold = map(np.asarray, found)
         for row, record in enumerate(batch):
             count = len(record.masked_positions)
-            yield dataclasses.replace(record, top_ids=ids[row, :count], top_log_probs=log_probs[row, :count])
+            yield dataclasses.replace(
+                record,
+                top_ids=ids[row, :count],
+                top_log_probs=log_probs[row, :count],
+                gold_log_probs=gold[row, :count],
+            )

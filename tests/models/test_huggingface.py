@@ -16,6 +16,7 @@ import tokenizers
 from flax import traverse_util
 
 from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.models.families import bert
 from mergedistill_jax.models.heads import MaskedLanguageModel, TokenClassifier
 from mergedistill_jax.models.huggingface import (
     load_encoder_config,
@@ -24,7 +25,7 @@ from mergedistill_jax.models.huggingface import (
     save_masked_lm,
     save_token_classifier,
 )
-from mergedistill_jax.models.huggingface_weights import masked_lm_weights, read_tensors, weights_hash
+from mergedistill_jax.models.huggingface_weights import read_tensors, weights_hash
 from mergedistill_jax.models.model_card import Evaluation, Teacher, model_card
 from mergedistill_jax.models.tokenizer_files import SpecialTokens, count_tokens, tokenizer_hash
 
@@ -156,7 +157,7 @@ def teacher(tmp_path, params):
     folder.mkdir()
     write_config(folder, SMALL)
     flat = traverse_util.flatten_dict(params)
-    tensors = {weight.name: weight.to_hf(flat[weight.path]) for weight in masked_lm_weights(SMALL)}
+    tensors = {weight.name: weight.to_hf(flat[weight.path]) for weight in bert.FAMILY.masked_lm_weights(SMALL)}
 
     def rewrite(changes):
         changed = {name: tensor for name, tensor in {**tensors, **changes}.items() if tensor is not None}
@@ -444,7 +445,12 @@ def test_nothing_is_left_where_writing_is_refused(tmp_path, save):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model_type": "roberta"}, "config.json: model_type: found 'roberta', expected 'bert'"),
+        ({"model_type": "t5"}, "config.json: model_type: found 't5', expected one of albert, bert, camembert, distilb"),
+        ({"model_type": None}, "config.json: model_type: found None, expected one of albert, bert, camembert, distilb"),
+        (
+            {"model_type": "bert2", "auto_map": {"AutoModel": "modeling.Bert2"}},
+            r"model_type: found 'bert2' with code of its own \(auto_map\), which is never run, expected one of",
+        ),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type: found 'relative_key', expected 'absol"),
         ({"is_decoder": True}, "is_decoder: found True, expected False"),
         ({"add_cross_attention": True}, "add_cross_attention: found True, expected False"),
