@@ -2,12 +2,13 @@
 
     word         in the records   the student's own    same
     zurückkam    zurück ##kam     zurück ##kam         yes
-    Tischdecke   Tisch ##decke    Tis ##ch ##decke     no: another teacher brought the pieces Tis and ##ch
+    Tischdecke   Tisch ##decke    Tischd ##ecke        no: another teacher brought the piece Tischd
 
 Greedy longest match depends on the whole vocabulary, so even a true union changes it.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -30,9 +31,9 @@ class Segmentation:
 
     def words(self) -> Iterator[tuple[int, tuple[int, ...]]]:
         """(word, its ids) of every word that has pieces."""
-        starts = np.flatnonzero(np.concatenate([[True], self.word[1:] != self.word[:-1]])) if len(self.word) else []
+        starts = np.flatnonzero(np.diff(self.word, prepend=self.word[:1] - 1))
         ids, words = self.ids.tolist(), self.word.tolist()
-        for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
+        for start, stop in itertools.pairwise([*starts.tolist(), len(ids)]):
             yield words[start], tuple(ids[start:stop])
 
 

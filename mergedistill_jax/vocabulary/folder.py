@@ -16,6 +16,7 @@ from etils import epath
 
 from mergedistill_jax.files import write_atomically
 from mergedistill_jax.vocabulary.id_map import DROPPED, IdMap, whole_map
+from mergedistill_jax.vocabulary.settings import SETTINGS_FILE
 from mergedistill_jax.vocabulary.tokenizer import (
     TOKENIZER_FILE,
     VOCABULARY_FILE,
@@ -114,9 +115,10 @@ def _check(id_map: IdMap, path: epath.Path, *, teacher_size: int, size: int) -> 
     shapes = (id_map.labels.shape, id_map.starts.shape)
     if shapes != ((teacher_size,), (teacher_size + 1,)):
         raise VocabularyError(f"{path}: found shapes {shapes}, expected ({teacher_size},) and ({teacher_size + 1},)")
-    ids = np.concatenate([id_map.labels, id_map.ids])
-    if ids.min() < DROPPED or ids.max() >= size or id_map.ids.min(initial=0) < 0:
-        raise VocabularyError(f"{path}: found ids from {ids.min()} to {ids.max()}, expected {DROPPED} to {size - 1}")
+    for field, ids, lowest in (("labels", id_map.labels, DROPPED), ("ids", id_map.ids, 0)):
+        if len(ids) and (ids.min() < lowest or ids.max() >= size):
+            found = f"{ids.min()} to {ids.max()}"
+            raise VocabularyError(f"{path}: field {field}: found {found}, expected {lowest} to {size - 1}")
     if id_map.starts[0] or id_map.starts[-1] != len(id_map.ids) or (np.diff(id_map.starts) < 1).any():
         raise VocabularyError(f"{path}: field starts: found empty or reversed rows, expected one id or more in each")
 
@@ -138,6 +140,8 @@ def write_vocabulary(
         target = folder / "teachers" / name
         target.mkdir(parents=True, exist_ok=True)
         write_atomically(target / TOKENIZER_FILE, tokenizer.tokenizer.to_str(pretty=True).encode())
+        if settings := tokenizer.settings_to_keep:
+            write_atomically(target / SETTINGS_FILE, (json.dumps(settings, ensure_ascii=False) + "\n").encode())
         write_atomically(target / ID_MAP_FILE, id_map.to_bytes())
     write_atomically(folder / TOKENIZER_FILE, student.tokenizer.to_str(pretty=True).encode())
     write_atomically(folder / VOCABULARY_FILE, ("\n".join(student.tokens) + "\n").encode())

@@ -76,13 +76,18 @@ class IdMap:
         """Inverse of to_bytes.
 
         Raises:
-            ValueError: no such archive.
+            ValueError: no such archive, or arrays that are no rows of integers.
         """
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                return cls(labels=archive["labels"], ids=archive["ids"], starts=archive["starts"])
+                arrays = {field.name: archive[field.name] for field in dataclasses.fields(cls)}
         except Exception as error:  # zipfile, numpy and KeyError: whatever a damaged archive ends in
             raise ValueError(" ".join(str(error).split())) from error
+        for name, array in arrays.items():
+            if array.ndim != 1 or array.dtype.kind != "i":
+                found = f"{array.dtype} of shape {array.shape}"
+                raise ValueError(f"field {name}: found {found}, expected a row of integers")
+        return cls(**arrays)
 
 
 def whole_map(labels: Int[np.ndarray, " v"]) -> IdMap:

@@ -1,19 +1,54 @@
-"""A teacher's published tokenizer, through the `tokenizers` library, so that ids equal what AutoTokenizer gives."""
+"""A teacher's published tokenizer, through the `tokenizers` library, so that ids equal what AutoTokenizer gives.
+
+Each family has a module that builds its tokenizer: wordpiece.py, byte_level.py, sentencepieces.py; settings.py says
+which of them a folder asks for. A tokenizer.json that transformers takes as it is may be of any family.
+"""
 
 import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
-TOKENIZER_FILE = "tokenizer.json"
-VOCABULARY_FILE = "vocab.txt"
-SETTINGS_FILE = "tokenizer_config.json"
+from mergedistill_jax.vocabulary import byte_level, sentencepieces, wordpiece
+from mergedistill_jax.vocabulary.byte_pieces import spread_byte_pieces
+from mergedistill_jax.vocabulary.errors import VocabularyError, check_tokens, one_line, refusing
+from mergedistill_jax.vocabulary.sentencepiece_files import charsmaps
+from mergedistill_jax.vocabulary.settings import (
+    ALBERT,
+    AS_IT_IS,
+    BERT,
+    CAMEMBERT,
+    ROBERTA,
+    TOKENIZER_FILE,
+    XLM_ROBERTA,
+    Built,
+    Settings,
+    add_special_tokens,
+    read_settings,
+)
+from mergedistill_jax.vocabulary.tokenizer_json import as_it_is, read_tokenizer_json
+from mergedistill_jax.vocabulary.wordpiece import REQUIRED_TOKENS, VOCABULARY_FILE, wordpiece_tokenizer
+
+__all__ = [
+    "REQUIRED_TOKENS",
+    "SPECIAL_TOKENS",
+    "TOKENIZER_FILE",
+    "VOCABULARY_FILE",
+    "TeacherTokenizer",
+    "VocabularyError",
+    "is_placeholder",
+    "load_tokenizer",
+    "vocabulary_hash",
+    "wordpiece_tokenizer",
+    "wrap_tokenizer",
+]
+
 SPECIAL_TOKENS = {
     "pad": ("[PAD]", "<pad>"),
     "unk": ("[UNK]", "<unk>"),
@@ -21,21 +56,18 @@ SPECIAL_TOKENS = {
     "sep": ("[SEP]", "</s>"),
     "mask": ("[MASK]", "<mask>"),
 }
+"""The five roles, and the names of their tokens where no file tells them."""
 
-REQUIRED_TOKENS = ("[UNK]", "[CLS]", "[SEP]")
-"""What BERT's WordPiece tokenizer cannot be built without."""
+_OTHER_SPECIAL_TOKENS = ("[BOS]", "[EOS]", "<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED", "<|endoftext|>")
+"""Special in published models, though not every folder says so: BETO's [EOS] is only a line of its vocab.txt."""
 
-_SWITCHES = {
-    "do_lower_case": "lowercase",
-    "strip_accents": "strip_accents",
-    "tokenize_chinese_chars": "handle_chinese_chars",
+_FAMILIES = {
+    BERT: wordpiece.bert,
+    ROBERTA: byte_level.roberta,
+    XLM_ROBERTA: sentencepieces.xlm_roberta,
+    CAMEMBERT: sentencepieces.camembert,
+    ALBERT: sentencepieces.albert,
 }
-_AS_IT_IS = "PreTrainedTokenizerFast"
-"""The class of transformers that takes tokenizer.json as it is; BertTokenizer builds its own from the settings."""
-
-
-class VocabularyError(ValueError):
-    """A vocabulary or tokenizer that is missing or not what was asked for; the message is one line."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,10 +88,33 @@ class TeacherTokenizer:
         """Ids of the five special tokens."""
         return (self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id)
 
+    @property
+    def settings_to_keep(self) -> dict[str, str]:
+        """What tokenizer_config.json must say beside the tokenizer's own tokenizer.json; mostly nothing.
+
+        Only roles whose tokens would not be found by their usual names have to be written down.
+        """
+        ids = self.tokenizer.get_vocab(with_added_tokens=True)
+        usual = (next((ids[t] for t in tokens if t in ids), None) for tokens in SPECIAL_TOKENS.values())
+        if tuple(usual) == self.special_ids:
+            return {}
+        named = {
+            f"{role}_token": self.tokens[index] for role, index in zip(SPECIAL_TOKENS, self.special_ids, strict=True)
+        }
+        return {"tokenizer_class": AS_IT_IS, **named}
+
+    @functools.cached_property
+    def extra_special_ids(self) -> tuple[int, ...]:
+        """Ids of special tokens that have none of the five roles, such as <|endoftext|>, ascending."""
+        added = self.tokenizer.get_added_tokens_decoder().items()
+        by_name = (self.tokenizer.token_to_id(token) for token in _OTHER_SPECIAL_TOKENS)
+        found = {index for index, token in added if token.special} | {index for index in by_name if index is not None}
+        return tuple(sorted(found - set(self.special_ids)))
+
     @functools.cached_property
     def ordinary_ids(self) -> Int[np.ndarray, " v"]:
         """Ids of tokens that stand for text: no special and no [unusedN] token."""
-        special = set(self.special_ids)
+        special = {*self.special_ids, *self.extra_special_ids}
         return np.array(
             [i for i, token in enumerate(self.tokens) if i not in special and not is_placeholder(token)], np.int32
         )
@@ -71,16 +126,47 @@ class TeacherTokenizer:
 
     @functools.cached_property
     def tokenizer_hash(self) -> str:
-        """Content hash of everything that decides how a text is cut, padding and truncation aside."""
+        """Content hash of everything that decides how a text is cut, padding and truncation aside.
+
+        Scores of pieces are taken in single precision, as SentencePiece has them: their last digit in double precision
+        may change when a tokenizer.json is read and written.
+        """
         content = json.loads(self.tokenizer.to_str())
         for field in ("padding", "truncation"):
             content.pop(field, None)
+        vocabulary = content["model"].get("vocab")
+        if isinstance(vocabulary, list):
+            content["model"]["vocab"] = [(piece, float(np.float32(score))) for piece, score in vocabulary]
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def encode_batch(self, texts: Sequence[str]) -> list[tuple[list[int], Int[np.ndarray, " n"]]]:
-        """For each text its ids, without special tokens, and the character at which each piece starts."""
+        """For each text its ids, without special tokens, and the character at which each piece starts.
+
+        A piece that begins with a space may start at the space or behind it; a piece that is one byte of a character
+        starts at that character.
+        """
         encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [(e.ids, np.fromiter((s for s, _ in e.offsets), np.int64, len(e.ids))) for e in encodings]
+        starts = [np.fromiter((s for s, _ in e.offsets), np.int64, len(e.ids)) for e in encodings]
+        if self._byte_of_id is not None:
+            for text, encoding, start in zip(texts, encodings, starts, strict=True):
+                spread_byte_pieces(text, encoding, start, self._byte_of_id, self.tokenizer.normalizer)
+        return [(encoding.ids, start) for encoding, start in zip(encodings, starts, strict=True)]
+
+    def encode_with_special_tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """For each text its ids, framed as published: [CLS] x [SEP], or <s> x </s>."""
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=True)]
+
+    @functools.cached_property
+    def _byte_of_id(self) -> Int[np.ndarray, " v"] | None:
+        """The byte that each piece such as <0xE4> stands for, else -1; None where there are no such pieces."""
+        ids = [self.tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256)]
+        if all(index is None for index in ids):
+            return None
+        table = np.full(len(self.tokens), -1, np.int64)
+        for byte, index in enumerate(ids):
+            if index is not None:
+                table[index] = byte
+        return table
 
 
 def is_placeholder(token: str) -> bool:
@@ -98,38 +184,54 @@ def vocabulary_hash(tokens: Sequence[str]) -> str:
 
 
 def load_tokenizer(folder: epath.PathLike) -> TeacherTokenizer:
-    """The tokenizer of a Hugging Face folder: tokenizer.json, or vocab.txt with tokenizer_config.json's switches.
+    """The tokenizer of a Hugging Face folder, with the ids of AutoTokenizer (transformers 5).
+
+    It is read from tokenizer.json; without one from vocab.txt, from vocab.json and merges.txt, or from a SentencePiece
+    .model, as the class of the tokenizer asks. What the settings beside it say is followed, see settings.py.
 
     Raises:
-        VocabularyError: neither file is there, a file does not parse, the settings contradict tokenizer.json, ids have
-            gaps, or a special token is missing.
+        VocabularyError: no such file, a file that does not parse, settings that are not supported or contradict
+            tokenizer.json, impossible tokens, ids with gaps, a special token that is missing, or a frame around a text
+            that is not made of the tokens of the roles cls and sep.
     """
     folder = epath.Path(folder)
     path = folder / TOKENIZER_FILE
-    if path.exists():
-        try:
-            tokenizer = Tokenizer.from_str(path.read_text())
-        except Exception as error:  # the library raises plain Exception
-            raise VocabularyError(f"{path}: found no tokenizer ({error}), expected a tokenizer.json") from error
-        _require_agreement(folder / SETTINGS_FILE, tokenizer)
-    elif (folder / VOCABULARY_FILE).exists():
-        path = folder / VOCABULARY_FILE
-        tokenizer = _wordpiece_from_vocabulary(folder)
+    content = read_tokenizer_json(path) if path.exists() else None
+    settings = read_settings(folder, content)
+    if settings.tokenizer_class != AS_IT_IS:
+        built = _FAMILIES[settings.tokenizer_class](settings, content)
+    elif content is None:
+        built = sentencepieces.plain_model(settings)
     else:
-        raise VocabularyError(f"{folder}: found neither {TOKENIZER_FILE} nor {VOCABULARY_FILE}, expected one of them")
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return wrap_tokenizer(tokenizer, str(path))
+        charsmaps(path, content)
+        tokenizer, extra = as_it_is(path, content), settings.other_special_tokens()
+        built = Built(path=path, tokenizer=tokenizer, named=settings.roles({}), extra=extra)
+    _add_special_tokens(built, settings)
+    teacher = wrap_tokenizer(built.tokenizer, str(built.path), {role: str(built.named[role]) for role in built.named})
+    _require_frame(teacher)
+    return teacher
 
 
-def wrap_tokenizer(tokenizer: Tokenizer, path: str) -> TeacherTokenizer:
-    """Finds the special tokens of a tokenizer by string; `path` is named in errors."""
+def wrap_tokenizer(tokenizer: Tokenizer, path: str, named: Mapping[str, str] | None = None) -> TeacherTokenizer:
+    """Finds the special tokens of a tokenizer by string; `path` is named in errors.
+
+    Args:
+        tokenizer: any tokenizer.
+        path: the file it was read from.
+        named: {"mask_token": its name, ...} as far as it is known; other roles are looked for under SPECIAL_TOKENS.
+
+    Raises:
+        VocabularyError: impossible tokens, ids with gaps, or a special token that is missing.
+    """
     ids = tokenizer.get_vocab(with_added_tokens=True)
     tokens = sorted(ids, key=ids.__getitem__)
     if [ids[token] for token in tokens] != list(range(len(tokens))):
         raise VocabularyError(f"{path}: field vocab: found ids with gaps or doubles, expected 0 to {len(tokens) - 1}")
+    check_tokens(path, tokens, "field vocab: token")
     special = {}
-    for name, candidates in SPECIAL_TOKENS.items():
+    for name, known in SPECIAL_TOKENS.items():
+        own = (named or {}).get(f"{name}_token")
+        candidates = known if own is None else (own,)
         found = next((token for token in candidates if token in ids), None)
         if found is None:
             raise VocabularyError(f"{path}: field vocab: found no {name} token, expected one of {list(candidates)}")
@@ -137,67 +239,32 @@ def wrap_tokenizer(tokenizer: Tokenizer, path: str) -> TeacherTokenizer:
     return TeacherTokenizer(path=path, tokenizer=tokenizer, tokens=tuple(tokens), **special)
 
 
-def _wordpiece_from_vocabulary(folder: epath.Path) -> Tokenizer:
-    """BERT's tokenizer from vocab.txt, as transformers builds it where there is no tokenizer.json."""
-    path = folder / VOCABULARY_FILE
-    # One token a line, and only "\n" ends a line: two of bert-base-chinese's tokens are Unicode line separators.
-    try:
-        tokens = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise VocabularyError(f"{path}: found bytes that are not UTF-8 ({error.reason}), expected UTF-8") from error
-    vocabulary = {token.removesuffix("\r"): index for index, token in enumerate(tokens)}
-    if len(vocabulary) != len(tokens):
-        raise VocabularyError(f"{path}: found {len(tokens) - len(vocabulary)} doubled tokens, expected each token once")
-    missing = [token for token in REQUIRED_TOKENS if token not in vocabulary]
-    if missing:
-        raise VocabularyError(f"{path}: found no {missing[0]}, expected {', '.join(REQUIRED_TOKENS)}")
-    settings = _settings(folder / SETTINGS_FILE)
-    lowercase = settings.get("do_lower_case", True)
-    return wordpiece_tokenizer(
-        vocabulary,
-        lowercase=lowercase,
-        strip_accents=settings.get("strip_accents"),
-        split_chinese=settings.get("tokenize_chinese_chars", True),
-    )
+def _add_special_tokens(built: Built, settings: Settings) -> None:
+    """Adds what the settings list, as transformers does; but a role needs a token that the teacher was trained with.
 
-
-def _require_agreement(path: epath.Path, tokenizer: Tokenizer) -> None:
-    """Refuses settings that contradict tokenizer.json: AutoTokenizer would follow the settings, we the file."""
-    settings = _settings(path)
-    if type(tokenizer.normalizer).__name__ != "BertNormalizer" or settings.get("tokenizer_class") == _AS_IT_IS:
-        return
-    for switch, name in _SWITCHES.items():
-        found = getattr(tokenizer.normalizer, name)
-        if settings.get(switch, found) not in (found, None):
+    transformers would give a token that no file has an id behind the vocabulary, where the model has no row.
+    """
+    there = built.tokenizer.get_vocab(with_added_tokens=True).keys() | {one.content for one in settings.added.values()}
+    for role in SPECIAL_TOKENS:
+        token = built.named.get(f"{role}_token")
+        if token is not None and str(token) not in there:
+            raise VocabularyError(f"{built.path}: field vocab: found no {role} token, expected {one_line(token)}")
+    with refusing(built.path, "special tokens that can be added"):
+        add_special_tokens(built.tokenizer, settings, built.named, built.extra)
+    for index, token in settings.added.items():
+        found = built.tokenizer.token_to_id(token.content)
+        if found != index:
             raise VocabularyError(
-                f"{path}: field {switch}: found {settings[switch]!r}, expected {found!r} as in {TOKENIZER_FILE}"
+                f"{settings.file}: added tokens: found id {index} for {one_line(token.content)},"
+                f" expected {found}, the next free one"
             )
 
 
-def _settings(path: epath.Path) -> dict:
-    if not path.exists():
-        return {}
-    try:
-        settings = json.loads(path.read_text())
-    except ValueError as error:
-        raise VocabularyError(f"{path}: found no JSON ({error}), expected a JSON object") from error
-    if not isinstance(settings, dict):
-        raise VocabularyError(f"{path}: found {type(settings).__name__}, expected a JSON object")
-    return settings
-
-
-def wordpiece_tokenizer(
-    vocabulary: dict[str, int], *, lowercase: bool, strip_accents: bool | None, split_chinese: bool
-) -> Tokenizer:
-    """BERT's WordPiece tokenizer over a vocabulary that has REQUIRED_TOKENS, adding [CLS] and [SEP]."""
-    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors  # noqa: PLC0415 - generic names
-
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106 - a token of text
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=split_chinese, strip_accents=strip_accents, lowercase=lowercase
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
-    tokenizer.add_special_tokens([token for token, *_ in SPECIAL_TOKENS.values() if token in vocabulary])
-    return tokenizer
+def _require_frame(teacher: TeacherTokenizer) -> None:
+    """Sequences are packed between cls and sep: a published frame must be this one, or none."""
+    with refusing(teacher.path, "a frame around a text"):
+        frame = teacher.tokenizer.encode("").ids
+    if frame not in ([], [teacher.cls_id, teacher.sep_id]):
+        names = [teacher.tokens[index] if index < len(teacher.tokens) else index for index in frame]
+        expected = [teacher.tokens[teacher.cls_id], teacher.tokens[teacher.sep_id]]
+        raise VocabularyError(f"{teacher.path}: field post_processor: found {names} around a text, expected {expected}")
