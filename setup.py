@@ -33,10 +33,14 @@ setup(
         "tensorboard",  # clu's TensorBoard writer needs it and does not say so
         "sentencepiece>=0.2.3",
         "tokenizers>=0.22",
+        "huggingface_hub>=2.4",
         "safetensors>=0.6",
         "etils[epath]",
         "jaxtyping",
         "conllu",
+        "mwparserfromhell>=0.7.2,<0.8",  # another version may give other text, hence another corpus
+        "pyarrow>=26",
+        "tensorflow-datasets>=4.9.10",
         "seqeval",
         "matplotlib",
         "jinja2",

@@ -13,7 +13,7 @@ from typing import Any, cast
 import seqio
 import tensorflow as tf
 
-from mergedistill_jax.corpus import grammars, sources
+from mergedistill_jax.corpus import grammars, sources, tfds
 from mergedistill_jax.corpus.sources import Split
 
 SPLITS: Mapping[str, Split] = {
@@ -51,7 +51,7 @@ def _as_examples(documents: Callable[[str], Iterator[str]], split: str) -> Itera
 
 
 def add_files(name: str, files: Sequence[str], text_format: str, splits: Mapping[str, Split] | None = None) -> str:
-    """Registers text files as "plain", "jsonl" or "wikiextractor", compressed or not; * in names is expanded.
+    """Registers files of one of sources.FORMATS, text compressed or not; * in names is expanded.
 
     Raises:
         CorpusError: no file fits a pattern, or the format is unknown.
@@ -78,11 +78,60 @@ def add_jsonl(language: str, folder: str, pattern: str, splits: Mapping[str, Spl
     return _add_language("jsonl", language, folder, pattern, "jsonl", splits)
 
 
+def add_parquet(language: str, folder: str, pattern: str, splits: Mapping[str, Split] | None = None) -> str:
+    """Registers parquet files as `parquet_<language>`, one document a row in the column "text"."""
+    return _add_language("parquet", language, folder, pattern, "parquet", splits)
+
+
+def add_mediawiki(language: str, folder: str, pattern: str, splits: Mapping[str, Split] | None = None) -> str:
+    """Registers dumps of a wiki (`*wiki-*-pages-articles*.xml*`) as `mediawiki_<language>`, one document an article."""
+    return _add_language("mediawiki", language, folder, pattern, "mediawiki", splits)
+
+
+def add_tfds(
+    language: str,
+    dataset: str = "wikipedia/20230601.{language}",
+    *,
+    data_dir: str | None = None,
+    download: bool = False,
+    source_split: str = "train",
+    field: str = "text",
+    splits: Mapping[str, Split] | None = None,
+) -> str:
+    """Registers a prepared dataset of TensorFlow Datasets as `tfds_<language>`; {language} in its name is filled in.
+
+    Args:
+        language: a language code.
+        dataset: name of the builder with its configuration, and version if it matters.
+        data_dir: folder of prepared datasets; None for TFDS's own.
+        download: whether to download and prepare the dataset now, where it is not.
+        source_split: the dataset's own split, which `splits` divide by content as those of any other corpus.
+        field: the feature that holds the text.
+        splits: shares of the documents, SPLITS by default.
+
+    Raises:
+        CorpusError: the dataset is unknown or not prepared, or has no such split or feature.
+    """
+    _check_language("tfds", language)
+    shares = SPLITS if splits is None else splits
+    builder = tfds.prepared_builder(dataset.format(language=language), data_dir=data_dir, download=download)
+    tfds.check_text(builder, source_split, field)
+
+    def documents(split: str) -> Iterator[str]:
+        return (text for text in tfds.tfds_documents(builder, source_split, field) if shares[split].holds(text))
+
+    return add_corpus(f"tfds_{language}", documents, list(shares))
+
+
+def _check_language(name: str, language: str) -> None:
+    if not language:
+        raise ValueError(f"corpus {name}: language: found {language!r}, expected a language code (--gin.LANGUAGE)")
+
+
 def _add_language(
     name: str, language: str, folder: str, pattern: str, text_format: str, splits: Mapping[str, Split] | None
 ) -> str:
-    if not language:
-        raise ValueError(f"corpus {name}: language: found {language!r}, expected a language code (--gin.LANGUAGE)")
+    _check_language(name, language)
     return add_files(f"{name}_{language}", [f"{folder}/{pattern.format(language=language)}"], text_format, splits)
 
 

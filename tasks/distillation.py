@@ -9,27 +9,50 @@ From gin, as a reference that is called where the data is needed:
 
 from collections.abc import Sequence
 
+from mergedistill_jax.data.choice import choose_shards
 from mergedistill_jax.data.records import add_record_mixture, add_record_task
-from mergedistill_jax.schema import read_manifest
+from mergedistill_jax.schema import Manifest, read_manifest
 
 
-def task_name(folder: str) -> str:
+def task_name(manifest: Manifest) -> str:
     """Task name of a record folder: its language, its teacher ("gold" without one), and its corpus' split."""
-    identity = read_manifest(folder).identity
+    identity = manifest.identity
     split = identity.corpus.rsplit(":", 1)[-1]
     return f"records_{identity.language}_{identity.teacher or 'gold'}_{split}".replace("-", "_").replace(".", "_")
 
 
-def add_students_mixture(folders: Sequence[str], vocabulary: str, exponent: float = 0.7, name: str = "records") -> str:
+def add_students_mixture(
+    folders: Sequence[str],
+    vocabulary: str,
+    exponent: float = 0.7,
+    name: str = "records",
+    rule: str = "all",
+    seed: int = 0,
+) -> str:
     """Registers one task per record folder and their mixture; returns the mixture's name.
 
+    Args:
+        folders: of records.
+        vocabulary: folder of the student's vocabulary.
+        exponent: see data/records.add_record_mixture.
+        name: of the mixture.
+        rule: what becomes of several teachers of one language: "all", "sample" or "best", see data/choice.py. A teacher
+            that is chosen for no shard has no task.
+        seed: of the rule "sample".
+
     Raises:
-        ValueError: two folders would give the same task.
-        RecordError, VocabularyError: a folder is unfinished, or its teacher is not in the vocabulary.
+        ValueError: two folders would give the same task, or an unknown rule.
+        RecordError, VocabularyError: a folder is unfinished, its teacher is not in the vocabulary, or the rule cannot
+            choose among the folders.
     """
-    names = [task_name(folder) for folder in folders]
+    manifests = [read_manifest(folder).require_complete() for folder in folders]
+    names = [task_name(manifest) for manifest in manifests]
     doubled = sorted({task for task in names if names.count(task) > 1})
     if doubled:
         raise ValueError(f"folders: found two folders for {doubled[0]}, expected each language, teacher and split once")
-    tasks = [add_record_task(task, folder, vocabulary) for task, folder in zip(names, folders, strict=True)]
+    tasks = []
+    for task, manifest, shards in zip(names, manifests, choose_shards(manifests, rule, seed=seed), strict=True):
+        records = sum(entry.records for entry in manifest.shards if entry.shard in set(shards))
+        if records or not manifest.records:  # a folder that never had any is refused by name
+            tasks.append(add_record_task(task, str(manifest.folder), vocabulary, shards))
     return add_record_mixture(name, tasks, exponent)

@@ -141,7 +141,15 @@ def _masked_record(
         gold_ids=ids[positions],
         top_ids=np.zeros((count, 0), np.int32),
         top_log_probs=np.zeros((count, 0), np.float32),
+        masked_words=int((chosen & _word_starts(text, word)).sum()),
     )
+
+
+def _word_starts(text: np.ndarray, word: np.ndarray) -> np.ndarray:
+    """Which pieces of a sequence are the first of their word in it."""
+    starts = np.ones(len(text), bool)
+    starts[1:] = (text[1:] != text[:-1]) | (word[1:] != word[:-1])
+    return starts
 
 
 def _choose(order: np.ndarray, text: np.ndarray, word: np.ndarray, masking: MaskingConfig) -> np.ndarray:
@@ -150,8 +158,7 @@ def _choose(order: np.ndarray, text: np.ndarray, word: np.ndarray, masking: Mask
     allowed = masking.max_predictions(len(order) + 2)
     if chosen.sum() <= allowed:
         return chosen
-    word_start = np.ones(len(order), bool)
-    word_start[1:] = (text[1:] != text[:-1]) | (word[1:] != word[:-1])
+    word_start = _word_starts(text, word)
     word_index = np.cumsum(word_start) - 1
     used = 0
     kept = np.zeros(len(order), bool)

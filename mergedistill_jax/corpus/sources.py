@@ -1,32 +1,20 @@
-"""Text files to documents: plain text, JSON lines and WikiExtractor output, compressed or not.
+"""Text files to documents: plain text, JSON lines, WikiExtractor output, MediaWiki dumps and parquet files.
 
 A document is its paragraphs, one per line. Documents belong to splits by a hash of their content, so that a document
 stays in its split whatever is added to the corpus, and exact duplicates never stand on both sides.
 """
 
-import bz2
-import contextlib
 import dataclasses
-import gzip
 import hashlib
 import json
-import lzma
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-import tensorflow as tf
+from mergedistill_jax.corpus.mediawiki import mediawiki_documents
+from mergedistill_jax.corpus.parquet import parquet_documents
+from mergedistill_jax.corpus.reading import CorpusError, open_text, paragraphs
 
-OPENERS: dict[str, Callable[[Any], Any]] = {
-    ".gz": lambda file: gzip.GzipFile(fileobj=file),
-    ".bz2": bz2.BZ2File,
-    ".xz": lzma.LZMAFile,
-}
-
-
-class CorpusError(ValueError):
-    """A text file that cannot be read as what it was said to be; the message is one line."""
+__all__ = ["FORMATS", "CorpusError", "Split", "documents"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,32 +30,6 @@ class Split:
         return self.start <= int.from_bytes(digest, "little") / 2.0**64 < self.stop
 
 
-@contextlib.contextmanager
-def open_text(path: str) -> Iterator[Iterator[str]]:
-    """Lines of a UTF-8 file without their line ends; decompresses .gz, .bz2 and .xz; the path may be gs://."""
-    if not tf.io.gfile.exists(path):
-        raise CorpusError(f"{path}: not found, expected a text file")
-    opener = next((opener for ending, opener in OPENERS.items() if path.endswith(ending)), None)
-    with tf.io.gfile.GFile(path, "rb") as raw:
-        stream = opener(raw) if opener else raw
-        yield _decoded_lines(path, stream)
-
-
-def _decoded_lines(path: str, stream: Iterable[bytes]) -> Iterator[str]:
-    number = 0
-    try:
-        for number, line in enumerate(stream, start=1):  # noqa: B007 - named in the errors below
-            yield line.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{path}: line {number}: found bytes that are not UTF-8 ({error.reason}), expected UTF-8"
-        ) from error
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise CorpusError(
-            f"{path}: after line {number}: found damaged compressed data ({error}), expected a whole file"
-        ) from error
-
-
 def plain_documents(path: str) -> Iterator[str]:
     """Plain text: a line is a paragraph, blank lines separate documents."""
     with open_text(path) as lines:
@@ -75,15 +37,15 @@ def plain_documents(path: str) -> Iterator[str]:
 
 
 def _blocks(lines: Iterator[str]) -> Iterator[str]:
-    paragraphs: list[str] = []
+    block: list[str] = []
     for line in lines:
         if stripped := line.strip():
-            paragraphs.append(stripped)
-        elif paragraphs:
-            yield "\n".join(paragraphs)
-            paragraphs = []
-    if paragraphs:
-        yield "\n".join(paragraphs)
+            block.append(stripped)
+        elif block:
+            yield "\n".join(block)
+            block = []
+    if block:
+        yield "\n".join(block)
 
 
 def json_documents(path: str) -> Iterator[str]:
@@ -93,12 +55,12 @@ def json_documents(path: str) -> Iterator[str]:
             if not line.strip():
                 continue
             try:
-                paragraphs = json.loads(line)["text"].splitlines()
+                text = json.loads(line)["text"].splitlines()
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CorpusError(
                     f"{path}: line {number}: field text: found {line[:40]!r}, expected a JSON object with a string"
                 ) from error
-            if document := _paragraphs(paragraphs):
+            if document := paragraphs(text):
                 yield document
 
 
@@ -117,7 +79,7 @@ def wikiextractor_documents(path: str) -> Iterator[str]:
         for number, line in enumerate(lines, start=1):
             starts, text, ends = bool(_DOC_START.match(line)), line.removesuffix("</doc>"), line.endswith("</doc>")
             if (starts or ends) and body is not None:
-                if document := _paragraphs(body if starts else [*body, text]):
+                if document := paragraphs(body if starts else [*body, text]):
                     yield document
                 body = None
             if starts:
@@ -132,13 +94,11 @@ def wikiextractor_documents(path: str) -> Iterator[str]:
             raise CorpusError(f"{path}: line {number}: found the end of the file inside <doc>, expected </doc>")
 
 
-def _paragraphs(lines: Sequence[str]) -> str:
-    return "\n".join(stripped for line in lines if (stripped := line.strip()))
-
-
 FORMATS: dict[str, Callable[[str], Iterator[str]]] = {
     "plain": plain_documents,
     "jsonl": json_documents,
+    "mediawiki": mediawiki_documents,
+    "parquet": parquet_documents,
     "wikiextractor": wikiextractor_documents,
 }
 

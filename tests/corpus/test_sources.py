@@ -91,7 +91,9 @@ def test_damaged_compression_is_named_with_the_file(tmp_path, ending, compress, 
 def test_missing_files_and_unknown_formats_are_refused(tmp_path):
     with pytest.raises(CorpusError, match=r"nowhere\.txt: not found"):
         list(documents([str(tmp_path / "nowhere.txt")], "plain", EVERYTHING))
-    with pytest.raises(CorpusError, match=r"found 'xml', expected one of \['jsonl', 'plain', 'wikiextractor'\]"):
+    with pytest.raises(
+        CorpusError, match=r"found 'xml', expected one of \['jsonl', 'mediawiki', 'parquet', 'plain', 'wikiextractor'\]"
+    ):
         list(documents([], "xml", EVERYTHING))
     with pytest.raises(CorpusError, match=r"\*\.txt: found no file"):
         corpora.add_files("nothing", [str(tmp_path / "*.txt")], "plain")
@@ -166,4 +168,4 @@ def test_wikipedia_reads(data_folder, language):
     texts = [text for _, text in zip(range(50), corpus_documents(name, "all"), strict=False)]
     assert len(texts) == 50
     assert all(text and "<doc" not in text and "</doc>" not in text for text in texts)
-    assert sources.FORMATS.keys() == {"plain", "jsonl", "wikiextractor"}
+    assert sources.FORMATS.keys() == {"plain", "jsonl", "wikiextractor", "mediawiki", "parquet"}
