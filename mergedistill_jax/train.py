@@ -11,15 +11,22 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mergedistill_jax.data.batches import RecordMixture, batches, describe_mixture, evaluation_batches
-from mergedistill_jax.models.encoder import EncoderConfig
-from mergedistill_jax.models.heads import MaskedLanguageModel
+from mergedistill_jax.models.encoder import EncoderConfig, config_fields
+from mergedistill_jax.models.heads import MaskedLanguageModel, masked_language_model
+from mergedistill_jax.models.huggingface import require_bert
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.start import StartConfig, start_from_teachers
 from mergedistill_jax.training.checkpoints import Checkpoints, Run, open_run
 from mergedistill_jax.training.losses import DistillationConfig
 from mergedistill_jax.training.metrics import MetricLog, MetricSums
 from mergedistill_jax.training.optimizer import AdamWConfig
-from mergedistill_jax.training.partitioning import make_mesh, place_batch, require_divisible, shardings_of
+from mergedistill_jax.training.partitioning import (
+    make_mesh,
+    place_batch,
+    require_divisible,
+    shardings_of,
+    vocabulary_shards,
+)
 from mergedistill_jax.training.progress import Progress
 from mergedistill_jax.training.schedules import GoldWeight
 from mergedistill_jax.training.step import StepConfig, TrainState, make_eval_step, make_train_step
@@ -43,6 +50,8 @@ class TrainConfig:
         heldout: mixture to evaluate on every `evaluate_every` steps and at the end, or None.
         evaluate_every: None: never, although held-out records are named.
         model_parallelism: devices that share one copy of the model; the rest is the data axis.
+        vocabulary_chunk: tokens of the vocabulary that the loss takes at a time, on all devices together. Small chunks
+            save memory; the result is the same.
         stop_after: leaves after this many steps in total, resumable (for sittings); None runs to the end. A multiple
             of `log_every`, as `save_every`.
     """
@@ -59,6 +68,7 @@ class TrainConfig:
     distillation: DistillationConfig = DistillationConfig()
     num_microbatches: int = 1
     model_parallelism: int = 1
+    vocabulary_chunk: int = 2048
     dtype: str = "float32"
     seed: int = 0
     heldout: str | None = None
@@ -68,7 +78,15 @@ class TrainConfig:
     stop_after: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "num_microbatches", "log_every", "save_every", "evaluate_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "num_microbatches",
+            "vocabulary_chunk",
+            "log_every",
+            "save_every",
+            "evaluate_every",
+        ):
             if (getattr(self, name) if getattr(self, name) is not None else 1) < 1:
                 raise ValueError(f"TrainConfig.{name}: found {getattr(self, name)}, expected at least 1")
         # A sum that a kill loses must be one that the resumed run makes again, or its log would tell other means.
@@ -97,7 +115,7 @@ def train(config: TrainConfig) -> TrainState:
     mesh = make_mesh(config.model_parallelism)
     require_divisible(config.batch_size, mesh)
     open_run(config.output, _describe(config, encoder, mixture))
-    model = MaskedLanguageModel(encoder, jnp.dtype(config.dtype))
+    model = masked_language_model(encoder, jnp.dtype(config.dtype))
     optimizer = config.optimizer.optimizer(config.steps)
 
     checkpoints = Checkpoints(config.output, save_every=config.save_every)
@@ -115,15 +133,18 @@ def train(config: TrainConfig) -> TrainState:
         distillation=config.distillation,
         num_microbatches=config.num_microbatches,
         with_dropout=encoder.dropout_rate > 0,
+        chunk_size=config.vocabulary_chunk,
+        vocabulary_shards=vocabulary_shards(encoder.vocab_size, mesh),
     )
+    apply_fn = functools.partial(model.apply, method="projection")
     step_fn = jax.jit(
-        make_train_step(model.apply, optimizer, config.gold_weight.schedule(config.steps), step_config),
+        make_train_step(apply_fn, optimizer, config.gold_weight.schedule(config.steps), step_config),
         donate_argnums=0,
         out_shardings=(shardings, None),
     )
     evaluate = None
     if heldout is not None and config.evaluate_every is not None:
-        evaluate = functools.partial(_evaluate, model.apply, heldout, config, mesh)
+        evaluate = functools.partial(_evaluate, apply_fn, heldout, config, mesh)
     state = _loop(config, mixture, state, start, step_fn, evaluate, checkpoints, mesh)
     checkpoints.close()
     print(f"train: {int(state.step):,} of {config.steps:,} steps done, checkpoints and logs in {config.output}")
@@ -176,7 +197,12 @@ def _evaluate(
     apply_fn: Callable[..., Any], heldout: RecordMixture, config: TrainConfig, mesh: Mesh, params: Any
 ) -> dict[str, float]:
     """Held-out numbers, named `heldout/...`."""
-    step_config = StepConfig(num_sources=len(heldout.sources), has_teacher=heldout.k > 0)
+    step_config = StepConfig(
+        num_sources=len(heldout.sources),
+        has_teacher=heldout.k > 0,
+        chunk_size=config.vocabulary_chunk,
+        vocabulary_shards=vocabulary_shards(heldout.vocabulary_size, mesh),
+    )
     eval_fn = _compiled_eval(apply_fn, step_config)
     sums = MetricSums({"language": heldout.languages})
     for batch in evaluation_batches(heldout, config.batch_size):
@@ -232,11 +258,15 @@ def _require_same_vocabulary(mixture: RecordMixture, heldout: RecordMixture) -> 
 
 
 def _encoder(config: TrainConfig, mixture: RecordMixture) -> EncoderConfig:
-    """The encoder over the mixture's vocabulary; a size that the configuration lacks is wrong input."""
+    """The encoder over the mixture's vocabulary; a size that the configuration lacks is wrong input.
+
+    So is a model that no BERT folder can hold: it could be trained, but not exported.
+    """
     try:
-        return config.model(vocab_size=mixture.vocabulary_size, max_length=mixture.max_length)
+        encoder = config.model(vocab_size=mixture.vocabulary_size, max_length=mixture.max_length)
     except TypeError as error:
         raise ValueError(f"TrainConfig.model: {error}") from error
+    return require_bert(encoder)
 
 
 def _describe(config: TrainConfig, encoder: EncoderConfig, mixture: RecordMixture) -> Run:
@@ -246,7 +276,7 @@ def _describe(config: TrainConfig, encoder: EncoderConfig, mixture: RecordMixtur
     if config.start is not None:
         settings["start"] = config.start.described()
     return Run(
-        model=dataclasses.asdict(encoder),
+        model=config_fields(encoder),
         vocabulary_folder=mixture.vocabulary_folder,
         vocabulary_hash=mixture.vocabulary_hash,
         mixture_hash=mixture.hash,

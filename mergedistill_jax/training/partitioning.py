@@ -56,6 +56,12 @@ def _divisible(leaf: Any, sharding: NamedSharding, mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(*axes))
 
 
+def vocabulary_shards(vocabulary_size: int, mesh: Mesh) -> int:
+    """Over how many devices the embedding table is divided: the model axis, or 1 where that does not divide it."""
+    shards = mesh.shape[MODEL]
+    return shards if vocabulary_size % shards == 0 else 1
+
+
 def require_divisible(batch_size: int, mesh: Mesh) -> None:
     """Raises ValueError where a batch does not divide by the data axis."""
     if batch_size % mesh.shape[DATA]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -10,11 +10,25 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mergedistill_jax.training.losses import DistillationConfig, distillation_loss, gold_cross_entropy
+from mergedistill_jax.training.log_normalizer import log_normalizer, token_logits
+from mergedistill_jax.training.losses import DistillationConfig, Scores, distillation_loss, gold_cross_entropy
 from mergedistill_jax.training.schedules import Schedule
 
 Batch = Mapping[str, Array]
 ApplyFn = Callable[..., Any]
+
+
+class Projection(NamedTuple):
+    """What a model's apply function gives: logits are rows . table + bias, and are never made whole.
+
+    Attributes:
+        rows: [b, m, d] of the masked positions.
+        table: [v, d] in the dtype of the rows; bias: [v].
+    """
+
+    rows: Any
+    table: Any
+    bias: Any
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -30,32 +44,55 @@ class TrainState(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepConfig:
-    """What a step is besides model, optimizer and data."""
+    """What a step is besides model, optimizer and data.
+
+    Attributes:
+        chunk_size, vocabulary_shards: of the vocabulary, see log_normalizer.
+    """
 
     num_sources: int
     has_teacher: bool
     distillation: DistillationConfig = DistillationConfig()
     num_microbatches: int = 1
     with_dropout: bool = True
+    chunk_size: int = 4096
+    vocabulary_shards: int = 1
 
 
-def position_sums(logits: Float[Array, "b m v"], batch: Batch, config: StepConfig) -> dict[str, Float[Array, "s"]]:
+def score(projection: Projection, batch: Batch, config: StepConfig) -> Scores:
+    """The student's scores at the masked positions [b, m] of a batch."""
+    # A padded position may hold anything, and 0 * inf would be NaN in the gradient: what is left out below is 0 here.
+    rows = jnp.where(batch["loss_weights"][..., None] > 0, projection.rows, 0.0)
+    shape, table, bias = rows.shape[:2], projection.table, projection.bias
+    flat = rows.reshape(-1, rows.shape[-1])
+    temperature = config.distillation.temperature if config.has_teacher else 1.0
+    chunks: dict[str, int] = {"chunk_size": config.chunk_size, "shards": config.vocabulary_shards}
+    normalizer, best = log_normalizer(flat, table, bias, **chunks)
+    tempered = normalizer
+    if temperature != 1.0:
+        tempered, _ = log_normalizer(flat / temperature, table, bias / temperature, **chunks)
+    ids = jnp.concatenate([batch["gold_ids"][..., None], batch["teacher_ids"]], axis=-1)
+    picked = token_logits(flat, table, bias, ids.reshape(len(flat), -1)).reshape(ids.shape)
+    return Scores(
+        log_normalizer=normalizer.reshape(shape),
+        tempered_log_normalizer=tempered.reshape(shape),
+        gold=picked[..., 0],
+        teacher=picked[..., 1:],
+        best=best.reshape(shape),
+    )
+
+
+def position_sums(scores: Scores, batch: Batch, config: StepConfig) -> dict[str, Float[Array, "s"]]:
     """Per source, sums over its masked positions: their count, losses, hits on gold, hits on the teacher's best."""
     weights = batch["loss_weights"]
-    # Twice a where, not a product: a padded position may hold anything, and 0 * inf would be NaN, here in the sums and
-    # in the gradient of what is left out below.
-    logits = jnp.where(weights[..., None] > 0, logits, 0.0)
-    best = jnp.argmax(logits, axis=-1)
     values = {
         "count": jnp.ones_like(weights),
-        "gold_loss": gold_cross_entropy(logits, batch["gold_ids"]),
-        "gold_hits": (best == batch["gold_ids"]).astype(jnp.float32),
+        "gold_loss": gold_cross_entropy(scores),
+        "gold_hits": (scores.best == batch["gold_ids"]).astype(jnp.float32),
     }
     if config.has_teacher:
-        values["teacher_loss"] = distillation_loss(
-            logits, batch["gold_ids"], batch["teacher_ids"], batch["teacher_log_probs"], config.distillation
-        )
-        values["teacher_hits"] = (best == batch["teacher_ids"][..., 0]).astype(jnp.float32)
+        values["teacher_loss"] = distillation_loss(scores, batch["teacher_log_probs"], config.distillation)
+        values["teacher_hits"] = (scores.best == batch["teacher_ids"][..., 0]).astype(jnp.float32)
     of_source = jax.nn.one_hot(batch["source"], config.num_sources, dtype=jnp.float32)
     return {
         name: jnp.einsum("bs,b->s", of_source, jnp.sum(jnp.where(weights > 0, value * weights, 0.0), axis=1))
@@ -63,17 +100,19 @@ def position_sums(logits: Float[Array, "b m v"], batch: Batch, config: StepConfi
     }
 
 
-def batch_logits(apply_fn: ApplyFn, params: Any, batch: Batch, dropout_key: Array | None) -> Float[Array, "b m v"]:
-    """The model's logits at the masked positions of a batch; dropout where a key is given."""
+def project(apply_fn: ApplyFn, params: Any, batch: Batch, dropout_key: Array | None) -> Projection:
+    """The model at the masked positions of a batch; dropout where a key is given."""
     attention_mask = jnp.arange(batch["token_ids"].shape[1]) < batch["lengths"][:, None]
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
-    return apply_fn(
-        {"params": params},
-        batch["token_ids"],
-        attention_mask,
-        batch["masked_positions"],
-        deterministic=dropout_key is None,
-        rngs=rngs,
+    return Projection(
+        *apply_fn(
+            {"params": params},
+            batch["token_ids"],
+            attention_mask,
+            batch["masked_positions"],
+            deterministic=dropout_key is None,
+            rngs=rngs,
+        )
     )
 
 
@@ -87,8 +126,8 @@ def make_train_step(
     """
 
     def summed_loss(params: Any, batch: Batch, weight: Array, key: Array) -> tuple[Array, dict[str, Array]]:
-        logits = batch_logits(apply_fn, params, batch, key if config.with_dropout else None)
-        sums = position_sums(logits, batch, config)
+        projection = project(apply_fn, params, batch, key if config.with_dropout else None)
+        sums = position_sums(score(projection, batch, config), batch, config)
         loss = weight * jnp.sum(sums["gold_loss"])
         if config.has_teacher:
             loss += (1.0 - weight) * jnp.sum(sums["teacher_loss"])
@@ -137,6 +176,6 @@ def make_eval_step(apply_fn: ApplyFn, config: StepConfig) -> Callable[[Any, Batc
     """(params, batch) -> metric sums per source, without dropout."""
 
     def eval_fn(params: Any, batch: Batch) -> dict[str, Array]:
-        return position_sums(batch_logits(apply_fn, params, batch, None), batch, config)
+        return position_sums(score(project(apply_fn, params, batch, None), batch, config), batch, config)
 
     return eval_fn

@@ -15,12 +15,14 @@ from mergedistill_jax.training.losses import DistillationConfig
 from mergedistill_jax.training.partitioning import make_mesh, place_batch, shardings_of
 from mergedistill_jax.training.schedules import GoldWeight
 from mergedistill_jax.training.step import (
+    Projection,
     StepConfig,
     TrainState,
-    batch_logits,
     make_eval_step,
     make_train_step,
     position_sums,
+    project,
+    score,
 )
 
 VOCABULARY, WIDTH = 24, 8
@@ -42,7 +44,7 @@ class Model(nn.Module):
         masked_positions: jax.Array,
         *,
         deterministic: bool = True,
-    ) -> jax.Array:
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         named, normal = nn.with_logical_partitioning, nn.initializers.normal(1.0)
         table = self.param("token", named(normal, ("vocab", "embed")), (VOCABULARY, WIDTH))
         kernel = self.param("kernel", named(normal, ("embed", "mlp")), (WIDTH, WIDTH))
@@ -51,7 +53,7 @@ class Model(nn.Module):
         x = x + jnp.mean(x, axis=1, keepdims=True)
         rows = jnp.tanh(jnp.take_along_axis(x, masked_positions[..., None], axis=1) @ kernel)
         rows = nn.Dropout(self.dropout_rate)(rows, deterministic=deterministic)
-        return rows @ table.T + bias
+        return rows, table, bias
 
 
 MODEL = Model()
@@ -146,7 +148,8 @@ def test_devices_microbatches_and_model_parallelism_change_nothing(
 def plain_loss(params: Any, batch: dict[str, np.ndarray], gold: float) -> jax.Array:
     """The loss by its definition, over all masked positions of the batch at once."""
     attention_mask = jnp.arange(LENGTH) < batch["lengths"][:, None]
-    logits = MODEL.apply({"params": params}, batch["token_ids"], attention_mask, batch["masked_positions"])
+    rows, table, bias = MODEL.apply({"params": params}, batch["token_ids"], attention_mask, batch["masked_positions"])
+    logits = rows @ table.T + bias
     log_probs = jax.nn.log_softmax(logits)
     losses = -gold * jnp.take_along_axis(log_probs, batch["gold_ids"][..., None], -1)[..., 0]
     shares = jax.nn.softmax(jnp.asarray(batch["teacher_log_probs"]))
@@ -213,10 +216,16 @@ def hand_made() -> tuple[np.ndarray, dict[str, np.ndarray], StepConfig]:
     return logits, batch, StepConfig(num_sources=3, has_teacher=True, distillation=DistillationConfig())
 
 
+def sums_of_rows(rows: jax.Array, batch: dict[str, np.ndarray], config: StepConfig) -> dict[str, jax.Array]:
+    """With the identity as the table, the rows are the logits."""
+    projection = Projection(rows=rows, table=jnp.eye(rows.shape[-1]), bias=jnp.zeros(rows.shape[-1]))
+    return position_sums(score(projection, as_arrays(batch), config), as_arrays(batch), config)
+
+
 def test_metric_sums_per_source_by_hand() -> None:
     """Probabilities are (1, 2, 1)/4; (4, 1, 1)/6 and (1, 1, 2)/4. Source 1 has no row."""
     logits, batch, config = hand_made()
-    found = position_sums(jnp.asarray(logits), as_arrays(batch), config)
+    found = sums_of_rows(jnp.asarray(logits), batch, config)
     expected = {
         "count": [2, 0, 1],
         "gold_loss": [np.log(6 / 4) + np.log(4), 0, np.log(2)],
@@ -232,12 +241,12 @@ def test_metric_sums_per_source_by_hand() -> None:
 @pytest.mark.parametrize("garbage", [np.inf, -np.inf, np.nan])
 def test_garbage_in_a_padded_position_reaches_neither_sums_nor_gradient(garbage: float) -> None:
     logits, batch, config = hand_made()
-    expected = position_sums(jnp.asarray(logits), as_arrays(batch), config)
+    expected = sums_of_rows(jnp.asarray(logits), batch, config)
     logits[0, 1] = [garbage, 0.0, garbage]
     batch["teacher_log_probs"][0, 1] = IMPOSSIBLE_LOG_PROB
 
     def loss(logits: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        sums = position_sums(logits, as_arrays(batch), config)
+        sums = sums_of_rows(logits, batch, config)
         return jnp.sum(sums["gold_loss"]) + jnp.sum(sums["teacher_loss"]), sums
 
     gradient, found = jax.grad(loss, has_aux=True)(jnp.asarray(logits))
@@ -252,8 +261,8 @@ def test_padding_beyond_a_rows_length_is_not_seen() -> None:
     other = dict(batch)
     other["token_ids"] = np.where(np.arange(LENGTH) < batch["lengths"][:, None], batch["token_ids"], 5)
     assert (other["token_ids"] != batch["token_ids"]).any()
-    one, two = (batch_logits(MODEL.apply, params, as_arrays(b), None) for b in (batch, other))
-    np.testing.assert_array_equal(one, two)
+    one, two = (project(MODEL.apply, params, as_arrays(b), None) for b in (batch, other))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 def test_evaluation_equals_the_sums_of_a_step_before_its_update() -> None:

@@ -1,0 +1,149 @@
+"""The log-normaliser in chunks: equal to the dense one in value and gradient, and without an array of its size."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mergedistill_jax.training.log_normalizer import log_normalizer, token_logits
+from mergedistill_jax.training.losses import (
+    MISSING_MASS,
+    DistillationConfig,
+    distillation_loss,
+    gold_cross_entropy,
+    scores_of_logits,
+)
+from mergedistill_jax.training.partitioning import make_mesh
+from mergedistill_jax.training.step import Projection, StepConfig, score
+
+ROWS, WIDTH, VOCABULARY = 6, 5, 44
+
+
+def arrays(seed: int = 0, vocabulary: int = VOCABULARY) -> tuple[jax.Array, jax.Array, jax.Array]:
+    random = np.random.default_rng(seed)
+    shapes = ((ROWS, WIDTH), (vocabulary, WIDTH), (vocabulary,))
+    rows, table, bias = (jnp.asarray(random.normal(0, 2, shape), jnp.float32) for shape in shapes)
+    return rows, table, bias
+
+
+def float64_reference(rows: jax.Array, table: jax.Array, bias: jax.Array, weights: np.ndarray) -> tuple:
+    """Log-normalisers [n], and the gradients of their weighted sum, by definition."""
+    rows64, table64 = np.asarray(rows, np.float64), np.asarray(table, np.float64)
+    logits = rows64 @ table64.T + np.asarray(bias, np.float64)
+    top = logits.max(-1, keepdims=True)
+    value = top[:, 0] + np.log(np.exp(logits - top).sum(-1))
+    share = np.exp(logits - value[:, None]) * weights[:, None]
+    return value, (share @ table64, share.T @ rows64, share.sum(0)), logits.argmax(-1)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+@pytest.mark.parametrize("chunk_size", [4, 8, 12, 40, 44, 1000])
+def test_value_best_and_gradient_equal_float64_whatever_the_chunks(chunk_size: int, shards: int) -> None:
+    """44 columns in chunks that divide them, that do not, and that are larger."""
+    given = arrays()
+    weights = np.linspace(-1, 2, ROWS)
+
+    def summed(*given: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        value, best = log_normalizer(*given, chunk_size=chunk_size, shards=shards)
+        return jnp.sum(value * jnp.asarray(weights, jnp.float32)), (value, best)
+
+    gradients, (value, best) = jax.jit(jax.grad(summed, argnums=(0, 1, 2), has_aux=True))(*given)
+    expected_value, expected_gradients, expected_best = float64_reference(*given, weights)
+    np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+    np.testing.assert_array_equal(best, expected_best)
+    for found, expected in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_huge_and_equal_logits_stay_finite() -> None:
+    rows, table, bias = arrays()
+    value, _ = log_normalizer(rows * 1e4, table, bias, chunk_size=8)
+    expected, _, _ = float64_reference(rows * 1e4, table, bias, np.ones(ROWS))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    value, best = log_normalizer(rows * 0, table, bias * 0, chunk_size=8)
+    np.testing.assert_allclose(value, np.log(VOCABULARY), rtol=1e-6)
+    assert (best == 0).all()  # of equal ones the first, as argmax has it
+
+
+def test_a_vocabulary_that_the_shards_do_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match="shards: found 3, expected a divisor of the vocabulary, 44"):
+        log_normalizer(*arrays(), chunk_size=8, shards=3)
+
+
+def test_logits_of_single_tokens() -> None:
+    rows, table, bias = arrays()
+    ids = jnp.asarray(np.random.default_rng(1).integers(0, VOCABULARY, (ROWS, 3)))
+    expected = np.take_along_axis(np.asarray(rows @ table.T + bias), np.asarray(ids), axis=1)
+    np.testing.assert_allclose(token_logits(rows, table, bias, ids), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("missing_mass", "temperature"), [*((name, 1.0) for name in MISSING_MASS), ("renormalise", 2.0)]
+)
+def test_every_loss_and_its_gradient_equal_those_of_whole_logits(missing_mass: str, temperature: float) -> None:
+    random = np.random.default_rng(2)
+    rows, table, bias = arrays()
+    config = DistillationConfig(missing_mass=missing_mass, temperature=temperature)
+    batch = {
+        "gold_ids": jnp.asarray(random.integers(0, VOCABULARY, (2, 3))),
+        "teacher_ids": jnp.asarray(random.integers(0, VOCABULARY, (2, 3, 4))),
+        "teacher_log_probs": jnp.asarray(np.log(random.dirichlet(np.ones(8), (2, 3))[..., :4]), jnp.float32),
+        "loss_weights": jnp.ones((2, 3)),
+    }
+    step = StepConfig(num_sources=1, has_teacher=True, distillation=config, chunk_size=8)
+
+    def chunked(rows: jax.Array, table: jax.Array, bias: jax.Array) -> jax.Array:
+        scores = score(Projection(rows.reshape(2, 3, WIDTH), table, bias), batch, step)
+        return jnp.sum(gold_cross_entropy(scores) + 0.7 * distillation_loss(scores, batch["teacher_log_probs"], config))
+
+    def whole(rows: jax.Array, table: jax.Array, bias: jax.Array) -> jax.Array:
+        logits = rows.reshape(2, 3, WIDTH) @ table.T + bias
+        scores = scores_of_logits(logits, batch["gold_ids"], batch["teacher_ids"], temperature)
+        return jnp.sum(gold_cross_entropy(scores) + 0.7 * distillation_loss(scores, batch["teacher_log_probs"], config))
+
+    found = jax.jit(jax.value_and_grad(chunked, argnums=(0, 1, 2)))(rows, table, bias)
+    expected = jax.jit(jax.value_and_grad(whole, argnums=(0, 1, 2)))(rows, table, bias)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5), found, expected)
+
+
+def shapes_in(compiled: str) -> set[tuple[int, ...]]:
+    """Every shape of a float32 array in the text of a compiled program."""
+    return {tuple(map(int, match.split(","))) for match in re.findall(r"f32\[([\d,]+)\]", compiled)}
+
+
+def test_no_array_of_rows_by_vocabulary_is_compiled() -> None:
+    """PEERS.md trap 14. The dense loss shows that the test would find one."""
+    vocabulary, chunk = 512, 64
+    given = arrays(vocabulary=vocabulary)
+
+    def compiled(chunk_size: int) -> set[tuple[int, ...]]:
+        loss = jax.jit(jax.grad(lambda *a: log_normalizer(*a, chunk_size=chunk_size)[0].sum(), argnums=(0, 1, 2)))
+        return shapes_in(loss.lower(*given).compile().as_text())
+
+    assert any(np.prod(shape) == ROWS * vocabulary for shape in compiled(vocabulary))
+    assert not any(np.prod(shape) >= ROWS * vocabulary and ROWS in shape for shape in compiled(chunk))
+
+
+def test_a_table_over_devices_gives_the_same_and_is_never_gathered() -> None:
+    mesh = make_mesh(4, jax.devices()[:8])
+    given = arrays(vocabulary=512)
+    spec = jax.sharding.PartitionSpec
+    placed = [
+        jax.device_put(array, jax.sharding.NamedSharding(mesh, axes))
+        for array, axes in zip(given, (spec("data"), spec("model"), spec("model")), strict=True)
+    ]
+    placed[0] = jax.device_put(given[0], jax.sharding.NamedSharding(mesh, spec("data")))
+
+    def loss(shards: int, *given: jax.Array) -> jax.Array:
+        return log_normalizer(*given, chunk_size=64, shards=shards)[0].sum()
+
+    sharded = jax.jit(jax.value_and_grad(lambda *a: loss(4, *a), argnums=(0, 1, 2)))
+    expected = jax.value_and_grad(lambda *a: loss(1, *a), argnums=(0, 1, 2))(*given)
+    jax.tree.map(
+        lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5), sharded(*placed), expected
+    )
+    text = sharded.lower(*placed).compile().as_text()
+    gathered = [shape for line in text.splitlines() if "all-gather" in line for shape in shapes_in(line)]
+    assert not [shape for shape in gathered if np.prod(shape) >= 512 * WIDTH], gathered
