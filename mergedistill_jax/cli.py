@@ -1,6 +1,6 @@
 """Stage names to functions; the only module that imports gin.
 
-Flags are T5X's: --gin_file, --gin_search_paths, --gin.NAME=value.
+Flags are T5X's: --gin_file, --gin_search_paths, --gin.NAME=value. And --dry_run, which tells and does nothing.
 """
 
 import contextlib
@@ -49,11 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] == "help" or {"-h", "--help"} & set(arguments):
         print(usage())
         return 0 if arguments else 2
+    dry_run = "--dry_run" in arguments
     try:
-        stage, gin_files, search_paths, bindings = parse(arguments)
+        stage, gin_files, search_paths, bindings = parse(
+            [argument for argument in arguments if argument != "--dry_run"]
+        )
         with _quiet_libraries():
             importlib.import_module(f"mergedistill_jax.{STAGES[stage][0]}")
-        run_stage(stage, gin_files, bindings, search_paths)
+        if dry_run:
+            print(describe_stage(stage, gin_files, bindings, search_paths))
+        else:
+            run_stage(stage, gin_files, bindings, search_paths)
     except (ValueError, OSError, ArithmeticError) as error:
         if os.environ.get("MERGEDISTILL_TRACEBACK"):
             raise
@@ -84,7 +90,7 @@ def usage() -> str:
     stages = "\n".join(f"  {name:<10}{text}" for name, (_, _, text) in STAGES.items())
     return (
         "usage: mergedistill STAGE --gin_file=FILE [--gin_file=FILE ...]"
-        " [--gin_search_paths=DIR,DIR] [--gin.NAME=VALUE ...]"
+        " [--gin_search_paths=DIR,DIR] [--gin.NAME=VALUE ...] [--dry_run]"
         f"\n\nstages:\n{stages}\n\n"
         "Values are gin's: strings in quotes, --gin.OUTPUT=\"'runs/x'\". MERGEDISTILL_TRACEBACK=1 shows tracebacks."
     )
@@ -190,6 +196,25 @@ def _run_step(
     return run_stage(stage, [*gin_files, gin_file], [*bindings, *step_bindings], search_paths, reuse=reuse)
 
 
+def describe_stage(
+    stage: str, gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()
+) -> str:
+    """What a stage would do, without doing it: its module's own description, or else the configuration it would have.
+
+    Only the former makes the config object, for that may read data that earlier stages have yet to write.
+    """
+    module, _, _ = STAGES[stage]
+    describe: Callable[..., str] | None = getattr(
+        importlib.import_module(f"mergedistill_jax.{module}"), "describe", None
+    )
+    with _quiet_libraries():
+        if describe is not None:
+            return describe(configure(stage, gin_files, bindings, search_paths))
+        with _usage_errors(gin_files):
+            _parse_files(gin_files, bindings, search_paths)
+    return f"# would run: {command_line(stage, gin_files, bindings)}\n\n{gin.config_str()}"
+
+
 def configure(stage: str, gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> Any:
     """The config object of a stage, made by gin.
 
@@ -198,25 +223,41 @@ def configure(stage: str, gin_files: Sequence[str], bindings: Sequence[str], sea
     """
     module, config_name, _ = STAGES[stage]
     config_class = getattr(importlib.import_module(f"mergedistill_jax.{module}"), config_name)
-    gin.clear_config(clear_constants=True)
-    for path in (*search_paths, str(epath.Path(__file__).parent.parent)):
-        gin.add_config_file_search_path(path)
-    where = ", ".join(gin_files) or "no gin file"
-    try:
+    with _usage_errors(gin_files):
+        _parse_files(gin_files, bindings, search_paths)
         with gin.unlock_config():
-            gin.parse_config_files_and_bindings(list(gin_files), [], finalize_config=False)
-            in_files = gin.config_str()
-            for binding in bindings:
-                _parse_binding(binding)
-            _require_known_macros(bindings, in_files)
-            gin.finalize()
             config = _registered(config_class)()
+    _require_types(config, _where(gin_files))
+    return config
+
+
+def _where(gin_files: Sequence[str]) -> str:
+    return ", ".join(gin_files) or "no gin file"
+
+
+@contextlib.contextmanager
+def _usage_errors(gin_files: Sequence[str]) -> Iterator[None]:
+    """Turns what gin raises, and what the references in its files raise, into one line that names the files."""
+    try:
+        yield
     except UsageError:
         raise
     except (ValueError, OSError, TypeError, SyntaxError, RuntimeError, ImportError, AttributeError, KeyError) as error:
-        raise UsageError(f"{where}: {_explained(error)}") from error
-    _require_types(config, where)
-    return config
+        raise UsageError(f"{_where(gin_files)}: {_explained(error)}") from error
+
+
+def _parse_files(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> None:
+    """Gives gin the files, then the bindings, and finalizes; nothing is called yet."""
+    gin.clear_config(clear_constants=True)
+    for path in (*search_paths, str(epath.Path(__file__).parent.parent)):
+        gin.add_config_file_search_path(path)
+    with gin.unlock_config():
+        gin.parse_config_files_and_bindings(list(gin_files), [], finalize_config=False)
+        in_files = gin.config_str()
+        for binding in bindings:
+            _parse_binding(binding)
+        _require_known_macros(bindings, in_files)
+        gin.finalize()
 
 
 def _parse_binding(binding: str) -> None:

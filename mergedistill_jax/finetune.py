@@ -29,9 +29,8 @@ from mergedistill_jax.data.tagging import (
 )
 from mergedistill_jax.evaluation.metrics import entity_scores, tagging_scores
 from mergedistill_jax.files import write_atomically
-from mergedistill_jax.models.encoder import EncoderConfig
-from mergedistill_jax.models.heads import TokenClassifier
-from mergedistill_jax.models.huggingface import save_token_classifier
+from mergedistill_jax.models.heads import ModelConfig, TokenClassifier
+from mergedistill_jax.models.huggingface import require_bert, save_token_classifier
 from mergedistill_jax.models.tokenizer_files import SpecialTokens
 from mergedistill_jax.teachers.loading import (
     load_masked_model,
@@ -155,6 +154,8 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     train, scored = _read_splits(config)
     labels = sorted({tag for sentence in train for tag in sentence.tags})
     encoder_config, pretrained, _ = load_masked_model(config.model)
+    if config.save_model:
+        require_bert(encoder_config)
     tokenizer, id_map = _tokenizer(config)
     encode = _encoder(config, encoder_config, tokenizer, id_map, labels)
     train_arrays, train_counts = encode(train)
@@ -230,7 +231,7 @@ def _tokenizer(config: FinetuneConfig) -> tuple[TeacherTokenizer, IdMap | None]:
 
 def _encoder(
     config: FinetuneConfig,
-    encoder_config: EncoderConfig,
+    encoder_config: ModelConfig,
     tokenizer: TeacherTokenizer,
     id_map: IdMap | None,
     labels: Sequence[str],
@@ -243,6 +244,11 @@ def _encoder(
             f" expected less than vocab_size={encoder_config.vocab_size} of {config.model}"
         )
     token_counts = load_token_counts(config.model)
+    if token_counts is not None and len(token_counts) != encoder_config.vocab_size:
+        raise ValueError(
+            f"{config.model}: token counts: found {len(token_counts)} tokens,"
+            f" expected vocab_size={encoder_config.vocab_size}"
+        )
     if config.max_length > encoder_config.max_length:
         raise ValueError(
             f"{config.model}: max_position_embeddings: found {encoder_config.max_length},"
@@ -333,7 +339,7 @@ def _scores(
 
 def _save(
     config: FinetuneConfig,
-    encoder_config: EncoderConfig,
+    encoder_config: ModelConfig,
     params: Params,
     *,
     labels: Sequence[str],

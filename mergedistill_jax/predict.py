@@ -11,6 +11,7 @@ from mergedistill_jax import schema
 from mergedistill_jax.corpus.masking import MaskingConfig
 from mergedistill_jax.corpus.packing import masked_records
 from mergedistill_jax.schema import Identity, Manifest, Record, ShardEntry
+from mergedistill_jax.teachers.hub import Source, find_teacher
 from mergedistill_jax.teachers.inference import Teacher, predict_records
 from mergedistill_jax.teachers.loading import load_teacher, model_hash
 from mergedistill_jax.teachers.writer import corpus_documents, summarise, write_missing_shards
@@ -27,9 +28,10 @@ class PredictConfig:
         corpus: name of a registered SeqIO task that yields documents (see tasks/corpora.py).
         split: its split.
         language: language code, recorded in the manifest.
-        teacher: Hugging Face folder of the teacher, or None to write gold labels alone.
+        teacher: Hugging Face folder of the teacher or its name on the hub (see teachers/hub.py), or None to write gold
+            labels alone.
         tokenizer: folder with the tokenizer, where there is no teacher; with one, its own tokenizer is used.
-        name: the teacher's name in manifests and reports; its folder's name by default.
+        name: the teacher's name in manifests and reports; its folder's or repository's name by default.
         k: predictions kept per masked position; forced to 0 without a teacher.
         max_length: tokens of a sequence, [CLS] and [SEP] included.
         draws: how many different masks of every sequence.
@@ -66,11 +68,12 @@ class PredictConfig:
 
 def predict(config: PredictConfig) -> Manifest:
     """Writes what is missing of the folder and returns its manifest."""
-    tokenizer = load_tokenizer(config.tokenizer or config.teacher or "")
-    teacher = load_teacher(config.teacher, max_length=config.max_length, k=config.k) if config.teacher else None
-    identity = _identity(config, tokenizer)
+    source = find_teacher(config.teacher) if config.teacher else None
+    tokenizer = load_tokenizer(source.folder if source else find_teacher(config.tokenizer or "", weights=False).folder)
+    teacher = load_teacher(source.folder, max_length=config.max_length, k=config.k) if source else None
+    identity = _identity(config, source, tokenizer)
     print(
-        f"predict: {config.teacher or 'no teacher, gold labels alone'} on {identity.corpus}"
+        f"predict: {source or 'no teacher, gold labels alone'} on {identity.corpus}"
         f" ({identity.documents:,} documents) -> {config.output}"
     )
     manifest = schema.open_for_writing(config.output, identity)
@@ -80,13 +83,14 @@ def predict(config: PredictConfig) -> Manifest:
     return manifest
 
 
-def _identity(config: PredictConfig, tokenizer: TeacherTokenizer) -> Identity:
+def _identity(config: PredictConfig, source: Source | None, tokenizer: TeacherTokenizer) -> Identity:
     corpus = summarise(corpus_documents(config.corpus, config.split))
     if not corpus.documents:
         raise ValueError(f"corpus {config.corpus}: split {config.split}: found 0 documents, expected at least one")
     return Identity(
-        teacher=(config.name or config.teacher.rstrip("/").rsplit("/", 1)[-1]) if config.teacher else "",
-        weights_hash=model_hash(config.teacher) if config.teacher else "",
+        teacher=(config.name or source.name) if source else "",
+        revision=source.revision if source else "",
+        weights_hash=model_hash(source.folder) if source else "",
         vocabulary_hash=tokenizer.vocabulary_hash,
         tokenizer_hash=tokenizer.tokenizer_hash,
         vocabulary_size=len(tokenizer.tokens),
@@ -100,7 +104,7 @@ def _identity(config: PredictConfig, tokenizer: TeacherTokenizer) -> Identity:
         draws=config.draws,
         seed=config.masking.seed,
         max_length=config.max_length,
-        k=config.k if config.teacher else 0,
+        k=config.k if source else 0,
     )
 
 

@@ -15,6 +15,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+import types
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -48,6 +50,10 @@ class Record:
         gold_ids: what stood there.
         top_ids: the teacher's k best ids, best first.
         top_log_probs: their log-probabilities over the whole vocabulary of the teacher, in nats.
+        masked_words: how many words the masked positions belong to.
+        gold_log_probs: log-probabilities of the gold ids over the same vocabulary, in nats.
+
+    The last two are known only while a record is made: a shard's entry keeps their sums, the record itself neither.
     """
 
     text_id: bytes
@@ -57,6 +63,8 @@ class Record:
     gold_ids: Int[np.ndarray, " m"]
     top_ids: Int[np.ndarray, "m k"]
     top_log_probs: Float[np.ndarray, "m k"]
+    masked_words: int | None = None
+    gold_log_probs: Float[np.ndarray, " m"] | None = None
 
 
 def id_bytes(vocabulary_size: int) -> int:
@@ -179,12 +187,17 @@ def _decode_ids(data: tf.Tensor, width: int) -> tf.Tensor:
     return tf.reduce_sum(parts * tf.constant([1 << (8 * i) for i in range(width)], tf.int32), axis=1)
 
 
+_ADDED = {"added": True}
+"""Marks a field that folders written before it existed lack: they are read with its default."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity:
     """Everything that decides the bytes of a record folder. Two folders with equal identities are equal.
 
     Attributes:
         teacher: a name for people; empty for a folder of gold labels alone.
+        revision: commit of the hub that the teacher's name stood for; empty where the teacher was a folder.
         weights_hash, vocabulary_hash, tokenizer_hash: content hashes, hexadecimal.
         vocabulary_size: tokens of the teacher, not output rows of its model.
         corpus, language: the SeqIO task the text came from and its language.
@@ -197,6 +210,7 @@ class Identity:
 
     schema_version: int = SCHEMA_VERSION
     teacher: str
+    revision: str = dataclasses.field(default="", metadata=_ADDED)
     weights_hash: str
     vocabulary_hash: str
     tokenizer_hash: str
@@ -233,7 +247,14 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """What is listed of a finished shard; `checksum` is blake2b-128 of the file, hexadecimal."""
+    """What is listed of a finished shard.
+
+    Attributes:
+        checksum: blake2b-128 of the file, hexadecimal.
+        masked_words: words that the masked positions belong to; one that two sequences share counts in each.
+        gold_nll_nats: sum over the masked positions of the negative log-probability that the teacher gave to the gold
+            id, from its whole distribution. Absent without a teacher. Both are absent in older folders.
+    """
 
     shard: int
     records: int
@@ -241,6 +262,8 @@ class ShardEntry:
     tokens: int
     bytes: int
     checksum: str
+    masked_words: int | None = dataclasses.field(default=None, metadata=_ADDED)
+    gold_nll_nats: float | None = dataclasses.field(default=None, metadata=_ADDED)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -263,8 +286,8 @@ class Manifest:
 
     @property
     def hash(self) -> str:
-        """Content hash over the identity and every shard's checksum."""
-        content = {"identity": dataclasses.asdict(self.identity), "shards": [s.checksum for s in self.shards]}
+        """Content hash over the identity, later fields only where they are set, and every shard's checksum."""
+        content = {"identity": _told(self.identity), "shards": [s.checksum for s in self.shards]}
         return hashlib.blake2b(_to_json(content), digest_size=16).hexdigest()
 
     def require_complete(self) -> "Manifest":
@@ -286,6 +309,12 @@ def shard_name(shard: int) -> str:
 def entry_name(shard: int) -> str:
     """File name of a shard's entry, which is written last and makes the shard count as finished."""
     return f"shard-{shard:05d}.json"
+
+
+def _told(value: Identity | ShardEntry) -> dict[str, Any]:
+    """The fields by name, without those that were added later and have their default: what an older program told."""
+    fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return {field.name: found for field, found in fields if not field.metadata or found != field.default}
 
 
 def _to_json(content: Any) -> bytes:
@@ -319,7 +348,7 @@ def require_equal(path: epath.PathLike, found: Mapping[str, Any], expected: Mapp
 
 def list_shard(folder: epath.PathLike, entry: ShardEntry) -> None:
     """Lists a shard as finished, after its file is in place."""
-    write_atomically(epath.Path(folder) / entry_name(entry.shard), _to_json(dataclasses.asdict(entry)))
+    write_atomically(epath.Path(folder) / entry_name(entry.shard), _to_json(_told(entry)))
 
 
 def read_manifest(folder: epath.PathLike) -> Manifest:
@@ -354,13 +383,15 @@ def _read_fields(path: epath.Path, cls: type) -> Any:
         fields = json.loads(path.read_text())
     except ValueError as error:
         raise RecordError(f"{path}: found no JSON ({error}), expected a JSON object") from error
-    expected = {field.name for field in dataclasses.fields(cls)}
-    if not isinstance(fields, dict) or set(fields) != expected:
-        difference = sorted(set(fields) ^ expected) if isinstance(fields, dict) else fields
+    known = {field.name for field in dataclasses.fields(cls)}
+    expected = {field.name for field in dataclasses.fields(cls) if not field.metadata}
+    if not isinstance(fields, dict) or not expected <= set(fields) <= known:
+        difference = sorted((set(fields) - known) | (expected - set(fields))) if isinstance(fields, dict) else fields
         raise RecordError(f"{path}: fields {difference} missing or unknown, expected {sorted(expected)}")
     for field in dataclasses.fields(cls):
-        accepted = (float, int) if field.type is float else (field.type,)
-        if type(fields[field.name]) not in accepted:
+        accepted = set(typing.get_args(field.type)) - {types.NoneType} or {field.type}
+        accepted |= {int} if float in accepted else set()
+        if field.name in fields and type(fields[field.name]) not in accepted:
             kind = getattr(field.type, "__name__", field.type)
             raise RecordError(f"{path}: field {field.name}: found {fields[field.name]!r}, expected {kind}")
     return cls(**fields)
@@ -381,18 +412,30 @@ def write_shard(folder: epath.PathLike, shard: int, records: Iterable[Record], w
     path = folder / shard_name(shard)
     temporary = folder / f".{shard_name(shard)}.tmp"
     count = masked = tokens = 0
+    words: list[int | None] = []
+    losses: list[float | None] = []
     with tf.io.TFRecordWriter(str(temporary)) as writer:
         for record in records:
             writer.write(encode_record(record, width))
             count += 1
             masked += len(record.masked_positions)
             tokens += len(record.input_ids)
+            words.append(record.masked_words)
+            gold = record.gold_log_probs
+            losses.append(None if gold is None else -float(gold.sum(dtype=np.float64)))
     sync(temporary)
     checksum = file_checksum(temporary)
     size = tf.io.gfile.stat(str(temporary)).length
     tf.io.gfile.rename(str(temporary), str(path), overwrite=True)
     entry = ShardEntry(
-        shard=shard, records=count, masked_positions=masked, tokens=tokens, bytes=size, checksum=checksum
+        shard=shard,
+        records=count,
+        masked_positions=masked,
+        tokens=tokens,
+        bytes=size,
+        checksum=checksum,
+        masked_words=None if None in words else sum(filter(None, words)),
+        gold_nll_nats=None if None in losses else sum(filter(None, losses), 0.0),
     )
     list_shard(folder, entry)
     return entry

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from mergedistill_jax import schema
 from mergedistill_jax.files import write_atomically
 from mergedistill_jax.schema import Identity, Manifest, Record, RecordError, ShardEntry
+from mergedistill_jax.teachers.hub import find_teacher
 from mergedistill_jax.teachers.inference import Teacher, predict_records
 from mergedistill_jax.teachers.loading import load_teacher, model_hash
 from mergedistill_jax.training.progress import Progress
@@ -19,6 +20,8 @@ from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
 REPORT_NAME = "verify.json"
 LOG_PROB_SLACK = 2e-3
 """A sum of k half-precision probabilities may exceed one by this much."""
+HALF_PRECISION = 2.0**-10
+"""Relative error of a stored log-probability, at most."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,8 @@ class VerifyConfig:
 
     Attributes:
         folder: of records.
-        teacher: Hugging Face folder to replay; without it the predictions are checked for structure alone.
+        teacher: Hugging Face folder, or name on the hub, to replay; without it the predictions are checked for
+            structure alone.
         sample: records replayed per shard, evenly spread.
         tolerance: largest difference of a log-probability, in nats, beside what half precision loses.
     """
@@ -99,15 +103,18 @@ def _teacher(config: VerifyConfig, manifest: Manifest) -> Teacher:
     path = manifest.folder / schema.MANIFEST_NAME
     if not identity.k:
         raise RecordError(f"{path}: field k: found 0, expected predictions to replay {config.teacher} against")
-    tokenizer = load_tokenizer(config.teacher)
+    source = find_teacher(config.teacher)
+    tokenizer = load_tokenizer(source.folder)
     expected = {
-        "weights_hash": model_hash(config.teacher),
+        # Of a folder no revision is known: its contents decide.
+        **({"revision": source.revision} if source.revision and identity.revision else {}),
+        "weights_hash": model_hash(source.folder),
         "vocabulary_hash": tokenizer.vocabulary_hash,
         "tokenizer_hash": tokenizer.tokenizer_hash,
         "vocabulary_size": len(tokenizer.tokens),
     }
     schema.require_equal(path, dataclasses.asdict(identity), expected)
-    return load_teacher(config.teacher, max_length=identity.max_length, k=identity.k)
+    return load_teacher(source.folder, max_length=identity.max_length, k=identity.k)
 
 
 def _check_all(manifest: Manifest, sample: int) -> list[Record]:
@@ -140,8 +147,33 @@ def _checked_records(manifest: Manifest, entry: ShardEntry) -> list[Record]:
         "masked_positions": sum(len(record.masked_positions) for record in records),
         "tokens": sum(len(record.input_ids) for record in records),
     }
-    schema.require_equal(manifest.folder / schema.entry_name(entry.shard), dataclasses.asdict(entry), counts)
+    listed = manifest.folder / schema.entry_name(entry.shard)
+    schema.require_equal(listed, dataclasses.asdict(entry), counts)
+    if problem := gold_problem(records, entry):
+        raise RecordError(f"{listed}: {problem}")
     return records
+
+
+def gold_problem(records: Sequence[Record], entry: ShardEntry) -> str | None:
+    """What a shard's entry says of the gold tokens that its records contradict, "field ...: found ..."; or None.
+
+    A gold token among the candidates has a known loss, and any other at least that of the last candidate. Every record
+    hides at least one word, and every hidden word at least one token.
+    """
+    if entry.masked_words is not None and not entry.records <= entry.masked_words <= entry.masked_positions:
+        between = f"{entry.records} records to {entry.masked_positions} masked positions"
+        return f"field masked_words: found {entry.masked_words}, expected from {between}"
+    if entry.gold_nll_nats is None:
+        return None
+    least = 0.0
+    for record in records:
+        is_gold = record.top_ids == record.gold_ids[:, None]
+        known = np.where(is_gold, record.top_log_probs, 0.0).sum(axis=1)
+        at_most = np.where(is_gold.any(axis=1), known, record.top_log_probs.min(axis=1, initial=0.0))
+        least -= float((at_most * (1 - HALF_PRECISION)).sum())
+    if not least - 1e-3 * entry.masked_positions <= entry.gold_nll_nats < np.inf:
+        return f"field gold_nll_nats: found {entry.gold_nll_nats}, expected at least {least:.6g} nats"
+    return None
 
 
 def record_problem(record: Record, identity: Identity) -> str | None:
@@ -200,7 +232,7 @@ def _replay(teacher: Teacher, records: Sequence[Record], identity: Identity, con
     largest, same, positions = 0.0, 0, 0
     mass = []
     for stored, again in zip(records, replayed, strict=True):
-        allowed = config.tolerance + np.abs(stored.top_log_probs) * 2.0**-10
+        allowed = config.tolerance + np.abs(stored.top_log_probs) * HALF_PRECISION
         difference = np.abs(stored.top_log_probs - _of_same_tokens(stored, again))
         if not (difference <= allowed).all():  # a NaN is not within the tolerance either
             raise RecordError(

@@ -14,16 +14,24 @@ from mergedistill_jax.corpus.packing import tokenise
 from mergedistill_jax.files import write_atomically
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import MaskedLanguageModel
+from mergedistill_jax.teachers.hub import find_teacher, local_teacher
+from mergedistill_jax.teachers.recipe import StudentRecipe
 from mergedistill_jax.teachers.writer import corpus_documents
 from mergedistill_jax.vocabulary.canonical import canonical_tokens
 from mergedistill_jax.vocabulary.cut import cut_union, token_use
 from mergedistill_jax.vocabulary.drift import Segmentation, drift
-from mergedistill_jax.vocabulary.folder import Vocabulary, write_vocabulary
+from mergedistill_jax.vocabulary.folder import OWN, Vocabulary, write_vocabulary
 from mergedistill_jax.vocabulary.id_map import DROPPED, IdMap, whole_map
 from mergedistill_jax.vocabulary.learning import learn_wordpiece
 from mergedistill_jax.vocabulary.normalizers import conflicts, normalization_of, student_normalization
 from mergedistill_jax.vocabulary.report import report_text
-from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer, load_tokenizer, wordpiece_tokenizer, wrap_tokenizer
+from mergedistill_jax.vocabulary.tokenizer import (
+    TeacherTokenizer,
+    VocabularyError,
+    load_tokenizer,
+    wordpiece_tokenizer,
+    wrap_tokenizer,
+)
 from mergedistill_jax.vocabulary.union import Union, merged_tokens, overlaps, unite_canonical
 
 REPORT_FILE = "report.txt"
@@ -51,7 +59,7 @@ class UnionConfig:
     """Unite the vocabularies of teachers.
 
     Attributes:
-        teachers: folders with a tokenizer, by the name each shall have.
+        teachers: folders with a tokenizer, or names on the hub (see teachers/hub.py), by the name each shall have.
         languages: of each teacher, for the drift and the cut; a teacher without an entry has the language of its name.
         corpus: called with `language`, registers that language's SeqIO task of documents and returns its name:
             `@corpora.add_wikiextractor` in gin. None: nothing is measured on text.
@@ -74,6 +82,8 @@ class UnionConfig:
     def __post_init__(self) -> None:
         if not self.teachers:
             raise ValueError("UnionConfig.teachers: found none, expected at least one teacher")
+        if OWN in self.teachers:
+            raise ValueError(f"UnionConfig.teachers: found {OWN!r}, expected another name: it is the student's own")
         unknown = sorted(set(self.languages) - set(self.teachers))
         if unknown:
             raise ValueError(f"UnionConfig.languages: found {unknown[0]!r}, expected one of {sorted(self.teachers)}")
@@ -90,10 +100,60 @@ class UnionConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VocabConfig:
-    """Where the vocabulary goes and how it is made."""
+    """Where the vocabulary goes and how it is made.
+
+    Attributes:
+        student: whom a union is for; `--dry_run` describes it.
+    """
 
     output: str
     method: LearnConfig | UnionConfig
+    student: StudentRecipe | None = None
+
+    def __post_init__(self) -> None:
+        if self.student is None:
+            return
+        found = getattr(self.method, "teachers", {})
+        if dict(found) != self.student.sources:
+            raise ValueError(
+                f"VocabConfig.method: found teachers {dict(found)}, expected {self.student.sources} as of the student"
+            )
+
+
+def describe(config: VocabConfig) -> str:
+    """What `vocab` would do, from what is on this machine: no hub is asked, and nothing is written."""
+    method = config.method
+    if isinstance(method, LearnConfig):
+        source = f"{method.corpus}:{method.split}"
+        return f"vocab: would learn {method.size:,} WordPiece tokens from {source} -> {config.output}"
+    name = f" of the student {config.student.name}" if config.student else ""
+    size = f", cut to {method.size:,} tokens" if method.size else ""
+    lines = [f"vocab: would unite {len(method.teachers)} vocabularies{name}{size} -> {config.output}"]
+    for teacher, path in method.teachers.items():
+        found = local_teacher(path)
+        tokens = f"{len(load_tokenizer(found.folder).tokens):,} tokens" if found else "not present"
+        languages = method.languages_of(teacher)
+        predicted = f"{len(languages)}: {' '.join(languages)}" if languages else "none, its vocabulary alone"
+        lines += [f"  {teacher}", f"    from       {found or path}", f"    vocabulary {tokens}"]
+        lines += [f"    languages  {predicted}"]
+    return "\n".join([*lines, *_described_rule(config)])
+
+
+def _described_rule(config: VocabConfig) -> list[str]:
+    """Who shares a language, and what a student makes of it."""
+    assert isinstance(config.method, UnionConfig)  # noqa: S101 - the caller's case
+    teachers_of: dict[str, list[str]] = {}
+    for teacher in config.method.teachers:
+        for language in config.method.languages_of(teacher):
+            teachers_of.setdefault(language, []).append(teacher)
+    shared: dict[str, list[str]] = {}
+    for language, teachers in teachers_of.items():
+        if len(teachers) > 1:
+            shared.setdefault(" and ".join(teachers), []).append(language)
+    rule = f", rule {config.student.rule!r}" if config.student else ""
+    if not shared:
+        return ["several teachers for a language: none"]
+    return [f"several teachers for a language{rule}: {who} for {' '.join(what)}" for who, what in shared.items()]
 
 
 def vocab(config: VocabConfig) -> Vocabulary:
@@ -119,7 +179,7 @@ def _learn(output: str, method: LearnConfig) -> Vocabulary:
 
 
 def _unite(output: str, method: UnionConfig) -> Vocabulary:
-    teachers = {name: load_tokenizer(folder) for name, folder in method.teachers.items()}
+    teachers = {name: _tokenizer(teacher) for name, teacher in method.teachers.items()}
     canonical = {name: canonical_tokens(teacher) for name, teacher in teachers.items()}
     union = unite_canonical(canonical)
     samples = _samples(method, teachers)
@@ -160,6 +220,13 @@ def _unite(output: str, method: UnionConfig) -> Vocabulary:
     return vocabulary
 
 
+def _tokenizer(teacher: str) -> TeacherTokenizer:
+    source = find_teacher(teacher, weights=False)
+    if source.repository:
+        print(f"vocab: {source}")
+    return load_tokenizer(source.folder)
+
+
 def _count_cut(whole: np.ndarray, id_map: IdMap) -> int:
     return int(np.count_nonzero((whole != DROPPED) & (id_map.labels == DROPPED)))
 
@@ -183,10 +250,15 @@ def _use(method: UnionConfig, union: Union, samples: _Samples) -> np.ndarray:
     """Expected share [v] of each union token in the text as the teachers cut it."""
     counts = {}
     for (teacher, language), documents in samples.items():
-        pieces = tokenise(documents, load_tokenizer(method.teachers[teacher]))
+        pieces = tokenise(documents, load_tokenizer(find_teacher(method.teachers[teacher], weights=False).folder))
         ids = union.id_maps[teacher][pieces.ids[pieces.text >= 0]]
         counts[f"{teacher} {language}"] = np.bincount(ids[ids != DROPPED], minlength=len(union.tokens))
-    return token_use(counts, method.exponent)
+    use = token_use(counts, method.exponent)
+    if not use.any():
+        raise VocabularyError(
+            f"UnionConfig.corpus: found no text in split {method.split!r}, expected some by whose use the union is cut"
+        )
+    return use
 
 
 def _drifts(
@@ -212,7 +284,7 @@ def _segmentation(
     pieces = tokenise(documents, tokenizer)
     in_text = pieces.text >= 0
     ids, text, word = pieces.ids[in_text], pieces.text[in_text], pieces.word[in_text]
-    offsets = np.concatenate([[0], np.cumsum(pieces.num_words)])
+    offsets = np.cumsum([0, *pieces.num_words])
     expanded, first = id_map.expand(ids)
     counts = np.diff(np.append(first, len(expanded)))
     words = np.repeat(offsets[text] + word, counts)

@@ -1,10 +1,11 @@
-"""Eight CPU devices, shapes checked by beartype, and small folders that many tests need."""
+"""Eight CPU devices, shapes checked by beartype, no hub, and small folders that many tests need."""
 # ruff: noqa: E402 - the settings come before the imports that read them
 
 import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from jaxtyping import install_import_hook

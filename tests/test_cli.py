@@ -194,7 +194,7 @@ def test_a_name_misspelt_in_a_file_is_refused_with_its_line(tmp_path: Path, capf
     )
     message = refusal(["vocab", f"--gin_file={path}"], tmp_path, capfd)
     assert message.startswith(
-        f"{path}: out: found no such parameter of vocab.VocabConfig, expected one of output, method."
+        f"{path}: out: found no such parameter of vocab.VocabConfig, expected one of output, method, student."
     )
     assert "line 3" in message
 
@@ -253,6 +253,58 @@ def test_a_value_of_another_type_is_refused_by_its_field(changes: dict, message:
 def test_an_integer_is_a_number_and_none_may_be_one(merge: Merge) -> None:
     cli._require_types(Outer(limit=None, inner=Inner(rate=1)), "here.gin")
     cli._require_types(VocabConfig(output="x", method=UnionConfig(teachers=merge.teachers)), "here.gin")
+
+
+# A dry run
+
+
+def test_a_dry_run_of_a_union_tells_sizes_and_writes_nothing(
+    merge: Merge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = flags(OUTPUT=str(tmp_path / "out"), TEACHERS={**merge.teachers, "de": "runs/not/yet"})
+    assert cli.main(["vocab", UNION, *given, "--dry_run"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"vocab: would unite 3 vocabularies -> {tmp_path / 'out'}\n")
+    for language, folder in merge.teachers.items():
+        size = json.loads((Path(folder) / "config.json").read_text())["vocab_size"]
+        assert f"  {language}\n    from       {folder}\n    vocabulary {size:,} tokens\n" in shown
+    assert "  de\n    from       runs/not/yet\n    vocabulary not present\n    languages  1: de\n" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_a_learned_vocabulary(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    files = ["--gin_file=gin/runs/demo.gin", "--gin_file=gin/runs/learn_vocabulary.gin"]
+    output = str(tmp_path / "out")
+    assert cli.main(["vocab", *files, *flags(LANGUAGE="en", OUTPUT=output), "--dry_run"]) == 0
+    expected = f"vocab: would learn 1,200 WordPiece tokens from grammar_en:train -> {output}\n"
+    assert capsys.readouterr().out == expected
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_another_stage_shows_its_configuration_before_its_data_are_there(
+    settings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    macros = {"OUTPUT": str(tmp_path / "run"), "VOCABULARY": "runs/v", "RECORDS": ("runs/r",), "HELDOUT": ("runs/h",)}
+    arguments = ["train", settings, "--gin_file=gin/runs/student.gin", *flags(**macros)]
+    before = snapshot(tmp_path)
+    assert cli.main([*arguments, "--dry_run"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("# would run: mergedistill train --gin_file=")
+    assert "STUDENT_STEPS = 50" in shown
+    assert "RECORDS = ('runs/r',)" in shown
+    assert snapshot(tmp_path) == before
+    kept = tmp_path / "shown.gin"
+    kept.write_text(shown)
+    again = cli.describe_stage("train", [str(kept)], [])
+    assert again.splitlines()[1:] == shown.rstrip("\n").splitlines()[1:]
+    assert cli.main(arguments) == 2  # the same in earnest
+
+
+def test_a_dry_run_refuses_what_the_stage_would_refuse(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert refusal(["vocab", UNION, "--dry_run"], tmp_path, capfd).startswith("gin/runs/union.gin: %")
+    given = flags(OUTPUT="x", TEECHERS={})
+    assert "found a name that nothing reads" in refusal(["vocab", UNION, *given, "--dry_run"], tmp_path, capfd)
+    assert refusal(["train", UNION, "--dry_run"], tmp_path, capfd).startswith("gin/runs/union.gin: %OUTPUT: found no")
 
 
 # Wrong input: the acceptance list of the stages
@@ -367,6 +419,7 @@ def test_an_unknown_language_of_a_report_is_refused(
 ) -> None:
     given = flags(
         OUTPUT=str(tmp_path / "report"),
+        RUN_FOLDER=str(tmp_path),
         TITLE="t",
         VOCABULARY=merge.vocabulary,
         HELDOUT=(merge.heldout["en"],),

@@ -1,5 +1,6 @@
 """The evaluation verb: scores equal to those of transformers, and a student that is its teacher scores as it does."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,23 +10,35 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from small_merge import K, Merge, make_merge, train_config
+from small_merge import MAX_LENGTH, K, Merge, add_corpus, make_merge, train_config
 from transformers import AutoModelForMaskedLM
 
 from mergedistill_jax import schema
+from mergedistill_jax.corpus.masking import MaskingConfig
 from mergedistill_jax.data.batches import describe_mixture
 from mergedistill_jax.evaluate import EvaluateConfig, evaluate
-from mergedistill_jax.evaluation.masked_words import all_records, score_baseline, score_student, score_teacher
+from mergedistill_jax.evaluation.masked_words import (
+    all_records,
+    score_baseline,
+    score_student,
+    score_teacher,
+    unseen_shares,
+)
 from mergedistill_jax.evaluation.report import Report
+from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.huggingface import load_masked_lm
+from mergedistill_jax.predict import PredictConfig, predict
 from mergedistill_jax.schema import Manifest, RecordError
 from mergedistill_jax.stage_log import StageTime, write_stage_time
 from mergedistill_jax.teachers.loading import load_teacher
 from mergedistill_jax.train import train
-from mergedistill_jax.training.checkpoints import Checkpoints, Run, open_run
+from mergedistill_jax.training.checkpoints import Checkpoints, Run, open_run, read_run
 from mergedistill_jax.training.step import TrainState
 from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab
-from mergedistill_jax.vocabulary.folder import read_vocabulary
+from mergedistill_jax.vocabulary.canonical import SPECIAL, atoms
+from mergedistill_jax.vocabulary.folder import read_vocabulary, write_vocabulary
+from mergedistill_jax.vocabulary.id_map import DROPPED, IdMap, whole_map
+from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
 from tasks.distillation import add_students_mixture
 
 LANGUAGES = ("en", "es")
@@ -63,10 +76,11 @@ def test_a_teachers_scores_are_those_of_transformers(merge: Merge, language: str
 
 
 def test_a_student_that_is_its_teacher_has_its_scores_exactly(merge: Merge, tmp_path: Path) -> None:
-    """The union of one vocabulary is that vocabulary; the student holds the teacher's own weights."""
+    """In the teacher's own vocabulary, with the teacher's own weights."""
     teacher = merge.teachers["en"]
-    vocab(VocabConfig(output=str(tmp_path), method=UnionConfig(teachers={"en": teacher})))
-    np.testing.assert_array_equal(read_vocabulary(tmp_path).id_map("en"), np.arange(read_vocabulary(tmp_path).size))
+    tokenizer = load_tokenizer(teacher)
+    identity = whole_map(np.arange(len(tokenizer.tokens), dtype=np.int32))
+    write_vocabulary(tmp_path, tokenizer, {"en": (tokenizer, identity)}, {})
     mixture = describe_mixture(add_students_mixture([merge.heldout["en"]], str(tmp_path), name="small_identity"))
     encoder, params = load_masked_lm(teacher)
 
@@ -133,11 +147,137 @@ def test_the_report_holds_every_score_that_was_measured(
         assert set(models) == {"baseline", "teacher", "student", "student_gold"}
         assert set(models["baseline"]) == {"masked_accuracy"}
         assert set(models["teacher"]) == {"masked_accuracy", "pseudo_perplexity"}
-        assert set(models["student_gold"]) == {"masked_accuracy", "pseudo_perplexity", "teacher_agreement"}
+        measured = {"masked_accuracy", "pseudo_perplexity", "teacher_agreement", "unseen_share"}
+        assert set(models["student_gold"]) == measured
         manifest = schema.read_manifest(merge.heldout[language])
         assert models["teacher"] == pytest.approx(transformers_scores(merge.teachers[language], manifest), rel=1e-4)
     assert content["languages"]["es"]["student"]["ner_f1"] == 0.75
     assert "ner_f1" not in content["languages"]["en"]["student"]
+
+
+def counted_by_hand(folder: str, id_map: IdMap, token_counts: np.ndarray) -> float:
+    """Share of the input tokens of a folder, as the student reads them, that never stood in its training batches."""
+    unseen = total = 0
+    for record in all_records(schema.read_manifest(folder)):
+        masked = np.isin(np.arange(len(record.input_ids)), record.masked_positions)
+        ids, _ = id_map.expand(record.input_ids, masked)
+        if len(ids) > MAX_LENGTH:
+            ids = np.append(ids[: MAX_LENGTH - 1], ids[-1])
+        unseen += int(np.count_nonzero(token_counts[ids] == 0))
+        total += len(ids)
+    return unseen / total
+
+
+def test_the_share_of_unseen_tokens_is_that_of_a_count_by_hand(
+    merge: Merge, report: tuple[Path, Report, EvaluateConfig]
+) -> None:
+    """From the run's file of counts. The last batch is filled up, which must not count."""
+    content = json.loads((report[0] / "report" / "report.json").read_text())
+    counts = np.fromfile(report[0] / "student" / "token_counts-10.bin", "<i8")
+    vocabulary = read_vocabulary(merge.vocabulary)
+    assert len(counts) == vocabulary.size
+    shares = []
+    for language in LANGUAGES:
+        expected = counted_by_hand(merge.heldout[language], vocabulary.id_map(language), counts)
+        shares.append(content["languages"][language]["student"]["unseen_share"])
+        assert shares[-1] == pytest.approx(expected, rel=1e-12)
+    assert min(shares) < 1
+
+
+def cut_vocabulary(merge: Merge, folder: Path) -> str:
+    """Special tokens and characters alone."""
+    kept = [
+        token
+        for token in read_vocabulary(merge.vocabulary).tokenizer().tokens
+        if token in SPECIAL or len(atoms(token)) == 1
+    ]
+    root = Path(merge.teachers["en"]).parent
+    method = UnionConfig(
+        teachers=merge.teachers, corpus=lambda language: add_corpus(root, language), split="all", size=len(kept)
+    )
+    vocab(VocabConfig(output=str(folder), method=method))
+    return str(folder)
+
+
+def test_unseen_tokens_of_a_cut_vocabulary_are_counted_in_every_record(merge: Merge, tmp_path: Path) -> None:
+    """Also in one of which no position is left to predict: all words hidden in it are cut."""
+    vocabulary = cut_vocabulary(merge, tmp_path / "vocabulary")
+    dropped = read_vocabulary(vocabulary).id_map("en").labels == DROPPED
+    manifest = schema.read_manifest(merge.heldout["en"])
+    records = [
+        dataclasses.replace(record, gold_ids=np.full_like(record.gold_ids, np.flatnonzero(dropped)[-1]))
+        if number % 2
+        else record
+        for number, record in enumerate(all_records(manifest))
+    ]
+    emptied = tmp_path / "en"
+    identity = dataclasses.replace(manifest.identity, documents=1, documents_per_shard=1)
+    schema.open_for_writing(emptied, identity)
+    schema.write_shard(emptied, 0, records, identity.id_bytes)
+    folders = {**merge.heldout, "en": str(emptied)}
+    name = add_students_mixture(list(folders.values()), vocabulary, name="small_cut")
+    mixture = describe_mixture(name)
+    token_counts = np.random.default_rng(0).integers(0, 2, mixture.vocabulary_size)
+    found = unseen_shares(mixture, token_counts, 8)
+    for language in LANGUAGES:
+        id_map = read_vocabulary(vocabulary).id_map(language)
+        assert not id_map.one_to_one
+        expected = counted_by_hand(folders[language], id_map, token_counts)
+        assert found[language] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.fixture(scope="module")
+def own_heldout(merge: Merge) -> dict[str, str]:
+    """The same held-out words hidden in text that the student's own tokenizer cut, by language."""
+    root = Path(merge.teachers["en"]).parent
+    folders = {language: str(root / "merge" / "own" / language) for language in LANGUAGES}
+    for language, folder in folders.items():
+        predict(
+            PredictConfig(
+                output=folder,
+                corpus=add_corpus(root, language),
+                split="all",
+                language=language,
+                tokenizer=merge.vocabulary,
+                max_length=MAX_LENGTH,
+                draws=2,
+                masking=MaskingConfig(seed=1),
+                documents_per_shard=2,
+                batch_size=8,
+            )
+        )
+    return folders
+
+
+def test_both_policies_are_scored_side_by_side(
+    merge: Merge, own_heldout: dict[str, str], report: tuple[Path, Report, EvaluateConfig]
+) -> None:
+    root, routed, config = report
+    mixture = add_students_mixture(list(own_heldout.values()), merge.vocabulary, name="small_own")
+    both = evaluate(dataclasses.replace(config, heldout_union=mixture, output=str(root / "both"), examples=0))
+    encoder = EncoderConfig(**read_run(root / "student").model)
+    checkpoints = Checkpoints(root / "student")
+    params = checkpoints.restore_params()
+    checkpoints.close()
+    scores = score_student(encoder, params, describe_mixture(mixture), 8)
+    counts = np.fromfile(root / "student" / "token_counts-10.bin", "<i8")
+    identity = whole_map(np.arange(len(counts), dtype=np.int32))
+    for language in LANGUAGES:
+        found = both.languages[language]["student"]
+        own = {name: value for name, value in found.items() if name.endswith("_union")}
+        assert set(own) == {"masked_accuracy_union", "pseudo_perplexity_union", "unseen_share_union"}
+        expected = {f"{name}_union": value for name, value in scores[language].metrics().items()}
+        expected["unseen_share_union"] = counted_by_hand(own_heldout[language], identity, counts)
+        assert own == pytest.approx(expected, rel=1e-6)
+        assert {name: found[name] for name in set(found) - set(own)} == routed.languages[language]["student"]
+        assert not [name for name in both.languages[language]["teacher"] if name.endswith("_union")]
+
+
+def test_records_of_a_teacher_are_not_the_students_own(merge: Merge, tmp_path: Path) -> None:
+    mixture = add_students_mixture(list(merge.heldout.values()), merge.vocabulary, name="small_heldout")
+    with pytest.raises(RecordError, match=r"heldout/en/manifest.json: field vocabulary_hash: found '\w+', expected"):
+        evaluate(evaluate_config(merge, tmp_path, heldout_union=mixture))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_deviation_from_the_teachers_is_that_of_the_papers_tables(

@@ -17,6 +17,7 @@ from mergedistill_jax import export as module
 from mergedistill_jax.export import ExportConfig, export
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import MaskedLanguageModel
+from mergedistill_jax.teachers.loading import load_token_counts
 from mergedistill_jax.train import train
 from mergedistill_jax.training.checkpoints import CheckpointError, Checkpoints, read_run
 from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab
@@ -82,6 +83,25 @@ def test_the_card_names_teachers_languages_and_data(exported: Path) -> None:
     assert card.startswith("---\n")
     for expected in ("en", "es", "top 4", "10"):
         assert expected in card
+
+
+def test_the_counts_of_tokens_go_with_the_model(run: Path, exported: Path) -> None:
+    """What finetune tells unseen tokens by; a folder that transformers loads may hold it."""
+    data = (exported / "token_counts.bin").read_bytes()
+    assert data == (run / "token_counts-10.bin").read_bytes()
+    found, of_run = load_token_counts(str(exported)), load_token_counts(str(run))
+    assert found is not None
+    np.testing.assert_array_equal(found, of_run)
+    assert len(found) == read_vocabulary(read_run(run).vocabulary_folder).size
+
+
+def test_a_run_without_counts_is_exported_without_them(run: Path, exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "token_counts-10.bin").unlink()
+    export(ExportConfig(run=str(tmp_path / "run"), output=str(tmp_path / "export"), languages=("en", "es")))
+    assert load_token_counts(str(tmp_path / "export")) is None
+    missing = set(contents(exported)) - set(contents(tmp_path / "export"))
+    assert missing == {"token_counts.bin"}
 
 
 def test_scores_of_a_report_go_into_the_card(run: Path, exported: Path, tmp_path: Path) -> None:

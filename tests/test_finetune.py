@@ -1,13 +1,17 @@
 import dataclasses
 import json
 import math
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from made_tokenizers import wordpiece
 
+from mergedistill_jax.data.tagging import encode_tagged
 from mergedistill_jax.finetune import (
     FinetuneConfig,
     _initial_params,
@@ -18,7 +22,9 @@ from mergedistill_jax.models.heads import MaskedLanguageModel, TokenClassifier
 from mergedistill_jax.models.huggingface import load_masked_lm, load_token_classifier, save_masked_lm
 from mergedistill_jax.models.tokenizer_files import SpecialTokens
 from mergedistill_jax.training.tagging import learning_rates, tagging_optimizer, token_classification_loss
-from mergedistill_jax.vocabulary.tokenizer import wordpiece_tokenizer
+from mergedistill_jax.training.token_counts import TOKEN_COUNTS_FILE, to_bytes
+from mergedistill_jax.vocabulary.folder import write_vocabulary
+from mergedistill_jax.vocabulary.id_map import DROPPED, ragged_map, whole_map
 
 TAG_WORDS = {
     "NOUN": ["haus", "baum", "maus", "rad"],
@@ -45,12 +51,10 @@ def write_sentences(path, count, seed):
     return str(path)
 
 
-def write_model(folder, params):
-    """A Hugging Face folder with a word-level tokenizer; returns its path."""
-    vocabulary = {token: index for index, token in enumerate(TOKENS)}
+def write_model(folder, params, tokens=TOKENS):
+    """A Hugging Face folder with a tokenizer of these tokens; returns its path."""
     tokenizer_file = folder.parent / "source_tokenizer.json"
-    tokenizer = wordpiece_tokenizer(vocabulary, lowercase=False, strip_accents=False, split_chinese=True)
-    tokenizer.save(str(tokenizer_file))
+    wordpiece(*tokens).tokenizer.save(str(tokenizer_file))
     save_masked_lm(folder, ENCODER, params, tokenizer_file=tokenizer_file, special_tokens=SpecialTokens(), card="")
     return str(folder)
 
@@ -145,31 +149,123 @@ def test_the_same_config_gives_the_same_numbers(config, tmp_path):
     assert runs[0]["metrics"] == runs[1]["metrics"]
 
 
-def test_through_a_tokenizer_and_an_id_map_nothing_changes_but_the_ids(config, tmp_path):
-    """A student whose ids are a permutation of the teacher's, fine-tuned through the teacher's tokenizer."""
+def write_student(root, config, tokens, id_map):
+    """A student over these tokens, with the teacher's embeddings where its id map has a label: settings of a run."""
     _, params = load_masked_lm(config.model)
-    id_map = np.random.default_rng(3).permutation(NUM_ROWS)[:NUM_TOKENS]
     embeddings = params["encoder"]["embeddings"]
-    table = np.zeros((NUM_ROWS, 32), np.float32)
-    table[id_map] = embeddings["token"][:NUM_TOKENS]
-    student = {
-        **params,
-        "encoder": {**params["encoder"], "embeddings": {**embeddings, "token": table}},
+    table = np.array(random_params(ENCODER, seed=9)["encoder"]["embeddings"]["token"])
+    kept = id_map.labels != DROPPED
+    table[id_map.labels[kept]] = embeddings["token"][:NUM_TOKENS][kept]
+    params = {**params, "encoder": {**params["encoder"], "embeddings": {**embeddings, "token": table}}}
+    write_vocabulary(root / "vocabulary", wordpiece(*tokens), {"de": (wordpiece(*TOKENS), id_map)}, {})
+    return {
+        "model": write_model(root / "student", params, tokens),
+        "policy": "teacher_routed",
+        "vocabulary": str(root / "vocabulary"),
+        "teacher": "de",
+        "output": str(root / "routed"),
     }
-    folder = write_model(tmp_path / "student", student)
-    np.save(tmp_path / "id_map.npy", id_map)
+
+
+def test_through_a_teachers_tokenizer_and_its_id_map_nothing_changes_but_the_ids(config, tmp_path):
+    """A student whose ids are a permutation of the teacher's, fine-tuned through the teacher's tokenizer."""
+    labels = np.random.default_rng(3).permutation(NUM_TOKENS).astype(np.int32)
+    tokens = [TOKENS[index] for index in np.argsort(labels)]
+    routed = write_student(tmp_path, config, tokens, whole_map(labels))
     short = dataclasses.replace(config, epochs=1, save_model=False, output=str(tmp_path / "direct"))
-    routed = dataclasses.replace(
-        short,
-        model=folder,
-        tokenizer=config.model,
-        id_map=str(tmp_path / "id_map.npy"),
-        output=str(tmp_path / "routed"),
-    )
-    direct_result, routed_result = finetune(short), finetune(routed)
+    direct_result, routed_result = finetune(short), finetune(dataclasses.replace(short, **routed))
     np.testing.assert_allclose(routed_result["train_loss_per_epoch"], direct_result["train_loss_per_epoch"], rtol=1e-5)
     assert routed_result["metrics"] == direct_result["metrics"]
     assert routed_result["counts"] == direct_result["counts"]
+
+
+# Of the teacher's tokens this student lacks "haus", which it spells with four.
+HAUS = ["h", "##a", "##u", "##s"]
+CUT_TOKENS = [*(one for one in TOKENS if one != "haus"), *HAUS]
+
+
+def cut_map():
+    rows = [[CUT_TOKENS.index(part) for part in parts_of(token)] for token in TOKENS]
+    labels = np.array([row[0] if len(row) == 1 else DROPPED for row in rows], np.int32)
+    return ragged_map(labels, rows)
+
+
+def parts_of(word):
+    return HAUS if word == "haus" else [word]
+
+
+@pytest.fixture(scope="module")
+def cut(config, tmp_path_factory):
+    """Settings of a run through the teacher's tokenizer of a student whose vocabulary was cut."""
+    return write_student(tmp_path_factory.mktemp("cut"), config, CUT_TOKENS, cut_map())
+
+
+def test_a_cut_vocabulary_spells_dropped_pieces_out(config, cut, tmp_path, monkeypatch):
+    """Training and scoring see the four pieces, with the label on the first."""
+    seen = []
+
+    def watched(*arguments, **options):
+        seen.append(encode_tagged(*arguments, **options)[0])
+        return encode_tagged(*arguments, **options)
+
+    monkeypatch.setattr("mergedistill_jax.finetune.encode_tagged", watched)
+    result = finetune(dataclasses.replace(config, epochs=1, save_model=False, **cut | {"output": str(tmp_path)}))
+    for arrays, name, files in zip(seen, ("train", "test"), (config.train_files, config.test_files), strict=True):
+        blocks = [block.split("\n") for block in Path(files[0]).read_text().strip().split("\n\n")]
+        pieces = 0
+        for row, block in enumerate(blocks):
+            expected, starts = ["[CLS]"], []
+            for word in (line.split("\t")[0] for line in block):
+                if len(expected) + len(parts_of(word)) > config.max_length - 1:
+                    break
+                starts.append(len(expected))
+                expected += parts_of(word)
+            expected.append("[SEP]")
+            ids = arrays.token_ids[row][arrays.attention_mask[row]]
+            assert [CUT_TOKENS[i] for i in ids] == expected
+            assert np.flatnonzero(arrays.word_starts[row]).tolist() == starts
+            pieces += len(expected) - 2
+        assert result["counts"][name]["pieces"] == pieces > result["counts"][name]["words"]
+        assert result["counts"][name]["unknown_pieces"] == 0
+    assert result["config"]["policy"] == "teacher_routed"
+
+
+def test_of_a_whole_word_tokenizer_both_policies_read_the_same_ids(config, cut, tmp_path):
+    """The student's own longest match spells "haus" as its id map does, so that the scores must be equal."""
+    short = dataclasses.replace(config, model=cut["model"], epochs=1, save_model=False, output=str(tmp_path / "union"))
+    own, routed = finetune(short), finetune(dataclasses.replace(short, **cut | {"output": str(tmp_path / "routed")}))
+    assert own["counts"] == routed["counts"]
+    assert own["metrics"] == routed["metrics"]
+    assert own["train_loss_per_epoch"] == routed["train_loss_per_epoch"]
+    assert own["hashes"]["id_map"] == "" != routed["hashes"]["id_map"]
+
+
+def test_ids_never_seen_in_training_are_counted(config, cut, tmp_path, capsys):
+    """Worked by hand on two sentences: "rot" and a piece of the spelled "haus" are unseen; [PAD] is in no text."""
+    folder = tmp_path / "student"
+    shutil.copytree(cut["model"], folder)
+    counts = np.full(NUM_ROWS, 7, np.int64)
+    unseen = ("baum", "rot", "##u", "[PAD]")
+    counts[[CUT_TOKENS.index(token) for token in unseen]] = 0
+    (folder / TOKEN_COUNTS_FILE).write_bytes(to_bytes(counts))
+    short = dataclasses.replace(config, epochs=1, save_model=False, max_length=ENCODER.max_length)
+    (tmp_path / "short.tsv").write_text("rot\tADJ\nhaus\tNOUN\n\nrot\tADJ\ngeht\tVERB\n")
+    few = dataclasses.replace(short, test_files=(str(tmp_path / "short.tsv"),))
+    few = finetune(dataclasses.replace(few, **cut | {"model": str(folder), "output": str(tmp_path / "few")}))
+    # Seven pieces (one, four, one, one) of six ids, and [CLS] and [SEP]; twice rot and once ##u are unseen.
+    found = few["counts"]["test"]
+    names = ("pieces", "unseen_pieces", "distinct_ids", "unseen_ids")
+    assert [found[name] for name in names] == [7, 3, 8, 2]
+    assert "never seen in the model's training: 3 of 7 sub-words (2 of 8 different ids)" in capsys.readouterr().out
+    found = few["counts"]["train"]
+    assert 3 < found["unseen_pieces"] < found["pieces"]
+    assert found["unseen_ids"] == 3
+
+
+def test_a_model_that_nobody_counted_for_has_no_such_number(config, result, capsys):
+    assert result["counts"]["test"]["unseen_pieces"] is None
+    finetune(config)
+    assert "never seen" not in capsys.readouterr().out
 
 
 def test_without_training_files_the_test_files_are_divided(config, tmp_path):
@@ -258,8 +354,17 @@ def test_biases_and_norm_scales_do_not_decay():
         ({"task": "parsing"}, "FinetuneConfig.task: found 'parsing', expected one of"),
         ({"test_files": ()}, "FinetuneConfig.test_files: found none"),
         ({"train_files": "a.tsv"}, "FinetuneConfig.train_files: found one string, expected a list"),
-        ({"id_map": "a.npy"}, "FinetuneConfig.tokenizer: found None beside id_map"),
-        ({"tokenizer": "folder"}, "FinetuneConfig.save_model: found True beside another tokenizer"),
+        ({"policy": "own"}, "FinetuneConfig.policy: found 'own', expected one of"),
+        ({"vocabulary": "v"}, "FinetuneConfig.vocabulary: found 'v', expected None with policy='union'"),
+        ({"teacher": "de"}, "FinetuneConfig.teacher: found 'de', expected None with policy='union'"),
+        (
+            {"policy": "teacher_routed", "teacher": "de"},
+            "FinetuneConfig.vocabulary: found None, expected a value with policy='teacher_routed'",
+        ),
+        (
+            {"policy": "teacher_routed", "vocabulary": "v", "teacher": "de"},
+            "FinetuneConfig.save_model: found True with policy='teacher_routed', expected False",
+        ),
         ({"epochs": 0}, "FinetuneConfig.epochs: found 0, expected at least 1"),
         ({"model": "nowhere"}, "FinetuneConfig.save_model: found no nowhere/tokenizer.json"),
     ],
@@ -273,9 +378,49 @@ def test_what_does_not_fit_the_model_is_refused_before_training(config, tmp_path
     fresh = dataclasses.replace(config, output=str(tmp_path / "output"), save_model=False)
     with pytest.raises(ValueError, match=r"max_position_embeddings: found 16, expected at least .*max_length=17"):
         finetune(dataclasses.replace(fresh, max_length=17))
-    np.save(tmp_path / "id_map.npy", np.arange(NUM_TOKENS) + 6)
-    with pytest.raises(ValueError, match=rf"id_map\.npy: largest id: found {NUM_ROWS}, expected less than"):
-        finetune(dataclasses.replace(fresh, tokenizer=config.model, id_map=str(tmp_path / "id_map.npy")))
+    many = tmp_path / "many"
+    shutil.copytree(config.model, many)
+    more = [f"wort{index}" for index in range(NUM_ROWS - NUM_TOKENS + 1)]
+    wordpiece(*TOKENS, *more).tokenizer.save(str(many / "tokenizer.json"))
+    with pytest.raises(ValueError, match=rf"tokenizer\.json: .*found {NUM_ROWS}, expected less than"):
+        finetune(dataclasses.replace(fresh, model=str(many)))
+    (tmp_path / "counted").mkdir()
+    shutil.copytree(config.model, tmp_path / "counted" / "model")
+    for content, message in (
+        (b"1234567", r"token_counts\.bin: found 7 bytes, expected 8 for each token"),
+        (to_bytes(np.zeros(3, np.int64)), rf"model: token counts: found 3 tokens, expected vocab_size={NUM_ROWS}"),
+    ):
+        (tmp_path / "counted" / "model" / TOKEN_COUNTS_FILE).write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            finetune(dataclasses.replace(fresh, model=str(tmp_path / "counted" / "model")))
     with pytest.raises(FloatingPointError, match=r"FinetuneConfig\.learning_rate=inf: loss of epoch 1: found nan"):
         finetune(dataclasses.replace(fresh, learning_rate=math.inf))
     assert not (tmp_path / "output").exists()
+
+
+def test_a_vocabulary_of_another_student_or_teacher_is_refused(config, cut, tmp_path):
+    routed = dataclasses.replace(config, save_model=False, **cut | {"output": str(tmp_path / "output")})
+    with pytest.raises(ValueError, match=r"vocabulary\.json: field hash: found \w+, expected \w+ of .*model"):
+        finetune(dataclasses.replace(routed, model=config.model))
+    with pytest.raises(ValueError, match=r"vocabulary\.json: field members: found no 'fr', expected one of \['de'\]"):
+        finetune(dataclasses.replace(routed, teacher="fr"))
+    assert not (tmp_path / "output").exists()
+
+
+def test_another_policy_or_another_id_map_is_another_run(config, cut, tmp_path):
+    routed = dataclasses.replace(config, save_model=False, epochs=1, **cut | {"output": str(tmp_path / "output")})
+    finetune(routed)
+    own = dataclasses.replace(routed, policy="union", vocabulary=None, teacher=None)
+    with pytest.raises(
+        ValueError, match=r"result\.json: teacher: found 'de', expected None|result\.json: policy: found"
+    ):
+        finetune(own)
+    other = tmp_path / "vocabulary"
+    shutil.copytree(cut["vocabulary"], other)
+    id_map = cut_map()
+    ids = id_map.ids.copy()
+    ids[-1] = 1
+    changed = dataclasses.replace(id_map, ids=ids)
+    (other / "teachers" / "de" / "id_map.npz").write_bytes(changed.to_bytes())
+    with pytest.raises(ValueError, match=r"result\.json: hash of id_map: found '\w+', expected '\w+'"):
+        finetune(dataclasses.replace(routed, vocabulary=str(other)))

@@ -1,5 +1,6 @@
 """Every gin file is parsed, with the files it says it needs, into the config object of its stage."""
 
+import dataclasses
 import lzma
 import re
 from pathlib import Path
@@ -20,16 +21,20 @@ SETTINGS = ("gin/runs/demo.gin", "gin/experiments/wikipedia_four.gin")
 STAGE_OF = {
     "learn_vocabulary": "vocab",
     "union": "vocab",
+    "union_cut": "vocab",
     "mask": "predict",
     "predict": "predict",
     "verify": "verify",
     "teacher": "train",
     "student": "train",
     "student_gold": "train",
+    "student_started": "train",
+    "student_started_aligned": "train",
     "export": "export",
     "finetune": "finetune",
     "finetune_routed": "finetune",
     "evaluate": "evaluate",
+    "evaluate_both": "evaluate",
 }
 INCLUDED_ONLY = {"train"}
 """Parts of other files."""
@@ -54,9 +59,14 @@ def value_of(macro: str, merge: Merge, stage_file: str) -> Any:
     """A value for each macro that a stage's file leaves to the command line."""
     if macro == "RECORDS" and stage_file == "teacher":
         return tuple(merge.masked.values())
-    if macro == "TEACHER":
-        return merge.teachers["en"]
     return {
+        "TEACHER": merge.teachers["en"],
+        "TEACHER_NAME": "en",
+        "START_TEACHERS": merge.teachers,
+        "LAYERS_FROM": "en",
+        "SIZE": 100,
+        "RUN_FOLDER": "some",
+        "HELDOUT_OWN": tuple(merge.heldout.values()),
         "OUTPUT": "unused",
         "LANGUAGE": "en",
         "SPLIT": "train",
@@ -76,7 +86,6 @@ def value_of(macro: str, merge: Merge, stage_file: str) -> Any:
         "FILE_FORMAT": "tsv",
         "TRAIN_FILES": ("train.tsv",),
         "TEST_FILES": ("test.tsv",),
-        "ID_MAP": f"{merge.vocabulary}/teachers/en/id_map.npy",
         "STUDENTS": {"student": "some/run"},
         "TRAIN_RECORDS": merge.records,
         "TEACHER_RUNS": {},
@@ -164,7 +173,7 @@ def every_model_and_experiment() -> list[str]:
 @pytest.mark.parametrize("path", every_model_and_experiment())
 def test_every_model_and_experiment_is_parsed(path: str, data: Path) -> None:
     """Without a stage: its names exist, and what it leaves open is the data's folder alone."""
-    bindings = [f"DATA = {str(data)!r}"] if "%DATA" in (ROOT / path).read_text() else []
+    bindings = [f"DATA = {str(data)!r}"] if "%DATA" in text_with_includes(path) else []
     gin.clear_config()
     with gin.unlock_config():
         gin.add_config_file_search_path(str(ROOT))
@@ -189,13 +198,20 @@ def test_commands_in_the_files_can_be_parsed() -> None:
     """The command that a stage's file shows names that file, its stage, and macros that it reads."""
     for stage_file, stage in STAGE_OF.items():
         text = (ROOT / "gin" / "runs" / f"{stage_file}.gin").read_text()
-        if stage_file in ("finetune_routed", "evaluate"):
+        if stage_file in ("finetune_routed", "evaluate", "evaluate_both", "student_started", "student_started_aligned"):
             continue  # shown in words: as another file, or only by the pipeline
         command = " ".join(re.findall(r"^#   ? ?(.*?)\\?$", text, re.MULTILINE))
         assert f"mergedistill {stage} " in command, stage_file
         assert f"--gin_file=gin/runs/{stage_file}.gin" in command
         read = set(re.findall(r"%(\w+)", text_with_includes(f"gin/runs/{stage_file}.gin")))
         assert set(re.findall(r"--gin\.(\w+)=", command)) <= read
+
+
+def test_a_routed_tagger_is_the_other_one_through_a_teacher(merge: Merge, data: Path) -> None:
+    own, routed = (configured(name, SETTINGS[0], merge, data) for name in ("finetune", "finetune_routed"))
+    assert (own.policy, own.vocabulary, own.teacher) == ("union", None, None)
+    assert (routed.policy, routed.vocabulary, routed.teacher) == ("teacher_routed", merge.vocabulary, "en")
+    assert dataclasses.replace(routed, policy="union", vocabulary=None, teacher=None) == own
 
 
 def test_exports_take_what_the_pipeline_gives(merge: Merge, data: Path) -> None:

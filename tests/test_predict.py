@@ -7,17 +7,24 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 from conftest import TEXTS, make_teacher
+from hub_cache import NEW, OLD, add_snapshot, use_cache
+from scipy.special import log_softmax
 
 import mergedistill_jax
 from mergedistill_jax import schema
 from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.models.heads import MaskedLanguageModel
+from mergedistill_jax.models.huggingface import load_masked_lm
 from mergedistill_jax.models.huggingface_weights import WEIGHTS_FILE
 from mergedistill_jax.predict import PredictConfig, predict
 from mergedistill_jax.schema import RecordError
+from mergedistill_jax.teachers.inference import pad_batch
 from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
 from tasks import corpora
 
@@ -176,6 +183,67 @@ def test_gold_records_are_the_teachers_without_predictions(tmp_path, written, te
             assert one.top_ids.shape == (len(one.gold_ids), 0)
 
 
+def full_log_probs(folder, records):
+    """[b, m, v] of the whole distribution in float64, padded, from logits that no code under test has reduced."""
+    config, params = load_masked_lm(folder)
+    arrays = pad_batch(records, len(records), 32, 8, load_tokenizer(folder).pad_id)
+    params, (token_ids, lengths, positions) = jax.tree.map(jnp.asarray, (params, arrays))
+    attention_mask = jnp.arange(32) < lengths[:, None]
+    logits = MaskedLanguageModel(config).apply({"params": params}, token_ids, attention_mask, positions)
+    return log_softmax(np.asarray(logits, np.float64)[..., : len(load_tokenizer(folder).tokens)], axis=-1)
+
+
+def test_an_entry_tells_the_gold_loss_of_the_full_logits_and_the_words(written, teachers):
+    """Many gold tokens are not among the stored four, so that these could not tell it."""
+    tokenizer = load_tokenizer(teachers["en"])
+    entries = schema.read_manifest(written).shards
+    shards = [list(schema.read_records(written, entry.shard, k=4, width=2)) for entry in entries]
+    log_probs = iter(full_log_probs(teachers["en"], [record for records in shards for record in records]))
+    missed = 0
+    for entry, records in zip(entries, shards, strict=True):
+        loss = 0.0
+        for record, rows in zip(records, log_probs, strict=False):
+            loss -= sum(rows[i, gold] for i, gold in enumerate(record.gold_ids))
+            missed += (record.top_ids != record.gold_ids[:, None]).all(axis=1).sum()
+        assert entry.gold_nll_nats == pytest.approx(loss, rel=1e-5)
+        # A piece that continues a word continues a masked one: whole words are masked.
+        first = [not tokenizer.tokens[i].startswith("##") for record in records for i in record.gold_ids]
+        assert entry.masked_words == sum(first)
+        assert 0 < entry.masked_words < entry.masked_positions
+    assert missed > 20
+
+
+def test_gold_labels_alone_have_words_and_no_loss(tmp_path, written, teachers):
+    gold = predict(config_of(tmp_path / "gold", None, tokenizer=str(teachers["en"])))
+    assert [entry.gold_nll_nats for entry in gold.shards] == [None] * 4
+    assert [e.masked_words for e in gold.shards] == [e.masked_words for e in schema.read_manifest(written).shards]
+
+
+def test_a_name_of_the_hub_is_pinned_to_its_commit(tmp_path, written, teachers, monkeypatch, capsys):
+    cache = use_cache(tmp_path / "cache", monkeypatch)
+    add_snapshot(cache, "some/en", teachers["en"], OLD, "v1")
+    add_snapshot(cache, "some/en", teachers["en"], NEW, "main")  # the weights are the same, as where a README changed
+    manifest = predict(config_of(tmp_path / "records", "some/en"))
+    identity = schema.read_manifest(written).identity
+    assert manifest.identity == dataclasses.replace(identity, revision=NEW)
+    assert f"predict: some/en@{NEW} on predict_text:train" in capsys.readouterr().out
+    before = bytes_of(tmp_path / "records")
+    assert {name: data for name, data in before.items() if name != "manifest.json"} == {
+        name: data for name, data in bytes_of(written).items() if name != "manifest.json"
+    }
+    with pytest.raises(RecordError, match=rf"field revision: found '{NEW}', expected '{OLD}'"):
+        predict(config_of(tmp_path / "records", "some/en@v1"))
+    predict(config_of(tmp_path / "records", f"some/en@{NEW}"))
+    assert bytes_of(tmp_path / "records") == before
+
+
+def test_a_tokenizer_is_taken_from_the_hub_too(tmp_path, teachers, monkeypatch):
+    cache = use_cache(tmp_path / "cache", monkeypatch)
+    add_snapshot(cache, "some/en", teachers["en"], NEW, "main", without="*.safetensors")
+    manifest = predict(config_of(tmp_path / "gold", None, tokenizer="some/en"))
+    assert manifest.identity.tokenizer_hash == load_tokenizer(teachers["en"]).tokenizer_hash
+
+
 def test_a_damaged_finished_shard_is_refused_and_left_alone(tmp_path, written, teachers):
     folder = copy_of(written, tmp_path / "copy")
     (folder / "shard-00001.tfrecord").write_bytes(b"other")
@@ -204,7 +272,9 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, teachers):
         (config_of(output, teachers["en"], corpus="no_such"), "found 'no_such', expected a registered task"),
         (config_of(output, teachers["en"], max_length=64), "expected at least max_length=64"),
         (config_of(output, teachers["en"], k=10_000), "k: found 10000, expected at most"),
-        (config_of(output, tmp_path / "nowhere"), "found neither"),
+        (config_of(output, tmp_path / "nowhere"), "nowhere: not found, expected a folder, or a name of the hub"),
+        (config_of(output, "runs/nothing"), "^runs/nothing: not found"),
+        (config_of(output, "some/bert-base@v2"), "^some/bert-base: revision v2: not found on the hub or in its cache"),
     ]
     for config, named in cases:
         with pytest.raises(ValueError, match=named) as error:

@@ -383,9 +383,86 @@ def test_shards_and_predictions_are_counted_from_the_identity():
     assert make_identity(vocabulary_size=65_537).id_bytes == 3
 
 
+def with_gold(seed, words, log_probs):
+    return dataclasses.replace(
+        make_record(seed=seed), masked_words=words, gold_log_probs=np.array(log_probs, np.float32)
+    )
+
+
 def test_the_manifest_stands_on_disk_as_documented_by_its_dataclasses(tmp_path):
-    write_folder(epath.Path(tmp_path))
+    schema.open_for_writing(epath.Path(tmp_path), make_identity())
+    schema.write_shard(epath.Path(tmp_path), 0, [with_gold(0, 2, [-1.0, -2.0, -0.5])], 2)
     assert set(json.loads((tmp_path / "manifest.json").read_text())) == {f.name for f in dataclasses.fields(Identity)}
     assert set(json.loads((tmp_path / "shard-00000.json").read_text())) == {
         f.name for f in dataclasses.fields(ShardEntry)
     }
+
+
+def test_an_entry_sums_the_gold_losses_and_the_words_and_the_records_keep_neither(tmp_path):
+    schema.open_for_writing(tmp_path, make_identity())
+    told = [with_gold(0, 2, [-1.0, -2.0, -0.5]), with_gold(1, 3, [-0.25, -4.0, 0.0])]
+    entry = schema.write_shard(tmp_path, 0, told, 2)
+    assert (entry.masked_words, entry.gold_nll_nats) == (5, 7.75)
+    plain = schema.write_shard(tmp_path, 1, [make_record(seed=0), make_record(seed=1)], 2)
+    assert (plain.checksum, plain.bytes) == (entry.checksum, entry.bytes)
+    assert schema.read_manifest(tmp_path).shards == (entry, plain)
+
+
+def test_what_is_not_known_of_every_record_is_absent(tmp_path):
+    schema.open_for_writing(tmp_path, make_identity())
+    half = [with_gold(0, 2, [-1.0, -2.0, -0.5]), dataclasses.replace(make_record(seed=1), masked_words=3)]
+    entry = schema.write_shard(tmp_path, 0, half, 2)
+    assert (entry.masked_words, entry.gold_nll_nats) == (5, None)
+    assert "gold_nll_nats" not in json.loads((tmp_path / "shard-00000.json").read_text())
+    nothing = schema.write_shard(tmp_path, 1, [], 2)
+    assert (nothing.masked_words, nothing.gold_nll_nats) == (0, 0.0)
+    assert schema.read_manifest(tmp_path).shards == (entry, nothing)
+
+
+OLD_MANIFEST = """{
+ "corpus": "letters:train", "corpus_hash": "d4", "documents": 20, "documents_per_shard": 10, "draws": 2, "k": 8,
+ "language": "en", "log_prob_dtype": "float16", "max_length": 128, "max_share": 0.2, "rate": 0.15, "schema_version": 1,
+ "seed": 3, "teacher": "bert", "tokenizer_hash": "c3", "vocabulary_hash": "b2", "vocabulary_size": 1000,
+ "weights_hash": "a1", "whole_word": true
+}
+"""
+"""As it was written before there were revisions and gold losses."""
+OLD_ENTRY = '{"bytes": 7, "checksum": "0f", "masked_positions": 9, "records": 3, "shard": 0, "tokens": 39}'
+OLD_HASH = "6ebe2500dd53d75e897722f03a2fe924"
+
+
+def test_an_older_folder_stays_readable_and_keeps_its_hash(tmp_path):
+    """Checkpoints and finished runs are recognised by the hash."""
+    (tmp_path / "manifest.json").write_text(OLD_MANIFEST)
+    (tmp_path / "shard-00000.json").write_text(OLD_ENTRY)
+    manifest = schema.read_manifest(tmp_path)
+    assert manifest.identity == make_identity(revision="")
+    assert (manifest.shards[0].masked_words, manifest.shards[0].gold_nll_nats) == (None, None)
+    assert manifest.hash == OLD_HASH
+    assert schema.open_for_writing(tmp_path, make_identity()) == manifest  # and it can be continued
+    assert (tmp_path / "manifest.json").read_text() == OLD_MANIFEST
+
+
+def test_another_revision_is_another_folder(tmp_path):
+    write_folder(tmp_path, revision="abc")
+    manifest = schema.read_manifest(tmp_path)
+    assert manifest.identity.revision == "abc"
+    assert manifest.hash != dataclasses.replace(manifest, identity=make_identity()).hash
+    with pytest.raises(RecordError, match=r"manifest\.json: field revision: found 'abc', expected 'def'"):
+        schema.open_for_writing(tmp_path, make_identity(revision="def", weights_hash="zz"))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"gold_nll_nats": "7"}, r"field gold_nll_nats: found '7', expected float"),
+        ({"masked_words": 2.5}, r"field masked_words: found 2\.5, expected int"),
+        ({"masked_words": None}, r"field masked_words: found None, expected int"),
+    ],
+)
+def test_a_mistyped_added_field_is_refused(tmp_path, change, named):
+    write_folder(tmp_path)
+    path = tmp_path / "shard-00000.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(RecordError, match=named):
+        schema.read_manifest(tmp_path)

@@ -15,14 +15,17 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from small_merge import MODEL, Merge, make_merge, train_config
 
+from mergedistill_jax.data.batches import batches, describe_mixture
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.schema import RecordError
+from mergedistill_jax.teachers.loading import load_token_counts
 from mergedistill_jax.train import TrainConfig, train
 from mergedistill_jax.training.checkpoints import CheckpointError, read_run
 from mergedistill_jax.training.metrics import LOG_NAME, read_log
 from mergedistill_jax.training.optimizer import AdamWConfig
 from mergedistill_jax.training.schedules import GoldWeight, LearningRate
 from mergedistill_jax.training.step import TrainState
+from mergedistill_jax.vocabulary.folder import read_vocabulary
 from tasks.distillation import add_students_mixture
 
 GOLD_ONLY = GoldWeight(shape="constant", stop=1.0)
@@ -61,10 +64,11 @@ def undisturbed(merge: Merge, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 def assert_same_run(folder: Path, state: TrainState, undisturbed: tuple[Path, TrainState]) -> None:
-    """Bit-equal parameters and moments, and byte-equal logs."""
+    """Bit-equal parameters and moments, and byte-equal logs and counts of tokens."""
     for one, two in zip(jax.tree.leaves(state), jax.tree.leaves(undisturbed[1]), strict=True):
         np.testing.assert_array_equal(one, two)
-    assert (folder / LOG_NAME).read_text() == (undisturbed[0] / LOG_NAME).read_text()
+    for name in (LOG_NAME, "token_counts-40.bin"):
+        assert (folder / name).read_bytes() == (undisturbed[0] / name).read_bytes()
 
 
 def test_the_student_follows_its_teachers_first_and_the_gold_labels_then(undisturbed: tuple[Path, TrainState]) -> None:
@@ -116,6 +120,34 @@ def test_running_a_finished_run_again_changes_nothing(merge: Merge, undisturbed:
     assert_same_run(folder, train(train_config(merge, folder)), undisturbed)
     assert (folder / LOG_NAME).read_text() == before
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"checkpoint_30", "checkpoint_40"}
+
+
+def test_tokens_are_counted_as_they_stood_in_the_batches(merge: Merge, undisturbed: tuple[Path, TrainState]) -> None:
+    """Visible or hidden, one by one, over the batches that the run's seed gives again."""
+    mixture = describe_mixture(train_config(merge, "unused").mixture)
+    expected = np.zeros(mixture.vocabulary_size, np.int64)
+    for _, batch in zip(range(40), batches(mixture, 8, seed=0), strict=False):
+        for row in range(8):
+            for token_id in batch["token_ids"][row, : batch["lengths"][row]].tolist():
+                expected[token_id] += 1
+            for token_id, weight in zip(batch["gold_ids"][row], batch["loss_weights"][row], strict=True):
+                expected[token_id] += weight > 0
+    found = load_token_counts(str(undisturbed[0]))
+    assert found is not None
+    np.testing.assert_array_equal(found, expected)
+    assert found[read_vocabulary(merge.vocabulary).tokenizer().mask_id] > 0
+    assert {path.name for path in undisturbed[0].glob("token_counts*")} == {
+        f"token_counts-{step}.bin" for step in (20, 30, 40)
+    }
+
+
+def test_counts_that_were_lost_are_not_made_up(merge: Merge, tmp_path: Path) -> None:
+    """A run that went on without the counts of its first sitting has none, rather than wrong ones."""
+    train(train_config(merge, tmp_path, steps=20, stop_after=10, heldout=None))
+    (tmp_path / "token_counts-10.bin").unlink()
+    train(train_config(merge, tmp_path, steps=20, heldout=None))
+    assert load_token_counts(str(tmp_path)) is None
+    assert not list(tmp_path.glob("token_counts*"))
 
 
 KILLED = """

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from conftest import TEXTS, make_teacher
+from hub_cache import NEW, OLD, add_snapshot, use_cache
 
 from mergedistill_jax import schema
 from mergedistill_jax.corpus.masking import MaskingConfig
@@ -12,7 +13,7 @@ from mergedistill_jax.models.huggingface_weights import WEIGHTS_FILE
 from mergedistill_jax.predict import PredictConfig, predict
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.loading import model_hash
-from mergedistill_jax.verify import VerifyConfig, verify
+from mergedistill_jax.verify import VerifyConfig, gold_problem, verify
 from tasks import corpora
 
 K, SHARDS = 4, 4
@@ -133,6 +134,14 @@ TFRECORD, ENTRY = "shard-00001.tfrecord", "shard-00001.json"
         (lambda f: edit(f / ENTRY, records=lambda e: e["records"] + 1), rf"{ENTRY}: field records"),
         (lambda f: edit(f / ENTRY, masked_positions=lambda e: e["masked_positions"] - 1), "field masked_positions"),
         (lambda f: edit(f / ENTRY, tokens=0), rf"{ENTRY}: field tokens: found 0"),
+        (lambda f: edit(f / ENTRY, gold_nll_nats=lambda e: e["gold_nll_nats"] / 4), rf"{ENTRY}: field gold_nll_nats"),
+        (
+            lambda f: edit(f / ENTRY, gold_nll_nats=-1.0),
+            rf"{ENTRY}: field gold_nll_nats: found -1.0, expected at least",
+        ),
+        (lambda f: edit(f / ENTRY, gold_nll_nats=float("nan")), rf"{ENTRY}: field gold_nll_nats: found nan"),
+        (lambda f: edit(f / ENTRY, masked_words=0), rf"{ENTRY}: field masked_words: found 0, expected from"),
+        (lambda f: edit(f / ENTRY, masked_words=10_000), rf"{ENTRY}: field masked_words: found 10000, expected from"),
         (lambda f: edit(f / ENTRY, checksum="00"), rf"{TFRECORD}: field checksum: found .*, expected 00"),
         (lambda f: (f / "manifest.json").unlink(), r"manifest\.json: not found"),
         (lambda f: edit(f / "manifest.json", schema_version=9), "field schema_version: found 9, expected 1"),
@@ -326,3 +335,59 @@ def test_refusals_are_record_errors(folder):
     (folder / TFRECORD).unlink()
     with pytest.raises(RecordError):
         verify(VerifyConfig(folder=str(folder)))
+
+
+def gold_record(gold, top, log_probs):
+    """One masked position a row."""
+    return schema.Record(
+        text_id=b"12345678",
+        draw=0,
+        input_ids=np.arange(9, dtype=np.int32),
+        masked_positions=np.arange(1, len(gold) + 1, dtype=np.int32),
+        gold_ids=np.array(gold, np.int32),
+        top_ids=np.array(top, np.int32),
+        top_log_probs=np.array(log_probs, np.float32),
+    )
+
+
+def gold_entry(nats, words=2):
+    return schema.ShardEntry(
+        shard=0, records=1, masked_positions=2, tokens=9, bytes=1, checksum="", masked_words=words, gold_nll_nats=nats
+    )
+
+
+@pytest.mark.parametrize(
+    ("gold", "nats", "sound"),
+    [
+        # Candidates 7 and 8 have losses 1 and 3 nats; the loss of any other is at least that of the last: 3.
+        ([7, 8], 4.0, True),
+        ([7, 8], 3.9, False),
+        ([7, 5], 4.0, True),
+        ([7, 5], 30.0, True),
+        ([5, 5], 5.9, False),
+        ([5, 5], float("inf"), False),
+    ],
+)
+def test_the_least_that_a_gold_loss_can_be(gold, nats, sound):
+    record = gold_record(gold, [[7, 8], [7, 8]], [[-1.0, -3.0], [-1.0, -3.0]])
+    problem = gold_problem([record], gold_entry(nats))
+    assert (problem is None) == sound
+
+
+def test_a_folder_from_before_gold_losses_is_sound(folder):
+    for shard in range(SHARDS):
+        path = folder / f"shard-0000{shard}.json"
+        fields = json.loads(path.read_text())
+        path.write_text(json.dumps({k: v for k, v in fields.items() if k not in ("gold_nll_nats", "masked_words")}))
+    assert verify(VerifyConfig(folder=str(folder)))["records"] > 0
+
+
+def test_another_revision_of_the_hub_is_refused_by_name(folder, teachers, tmp_path, monkeypatch):
+    """Although the weights are those of the folder."""
+    add_snapshot(use_cache(tmp_path / "cache", monkeypatch), "some/bert", teachers["en"], NEW, "main")
+    assert verify(VerifyConfig(folder=str(folder), teacher="some/bert"))["replay"]  # of a folder no revision is known
+    edit(folder / "manifest.json", revision=OLD)
+    (folder / "verify.json").unlink()
+    refused(folder, rf"manifest\.json: field revision: found '{OLD}', expected '{NEW}'", "some/bert")
+    edit(folder / "manifest.json", revision=NEW)
+    assert verify(VerifyConfig(folder=str(folder), teacher="some/bert"))["replay"]

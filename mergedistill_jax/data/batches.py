@@ -117,13 +117,17 @@ def batches(mixture: RecordMixture, batch_size: int, *, seed: int, start_step: i
 def evaluation_batches(mixture: RecordMixture, batch_size: int) -> Iterator[Batch]:
     """Every record once, in a fixed order, task by task; the last batch is filled up with rows of weight 0."""
     # Not as a mixture: SeqIO ends that with the first of its tasks that runs out of records.
-    parts = [_dataset(mixture, source, seed=0, shuffle=False, num_epochs=1) for source in mixture.sources]
+    # And not by the tasks' names: another mixture may have registered other records under them since.
+    tasks = {task.name: task for task in seqio.get_subtasks(seqio.get_mixture_or_task(mixture.name))}
+    parts = [_dataset(mixture, tasks[source], seed=0, shuffle=False, num_epochs=1) for source in mixture.sources]
     dataset = functools.reduce(tf.data.Dataset.concatenate, parts)
     for batch in dataset.batch(batch_size).as_numpy_iterator():
         yield _fill(dict(batch), batch_size)
 
 
-def _dataset(mixture: RecordMixture, name: str, *, seed: int, shuffle: bool, num_epochs: int | None) -> tf.data.Dataset:
+def _dataset(
+    mixture: RecordMixture, provider: str | seqio.Task, *, seed: int, shuffle: bool, num_epochs: int | None
+) -> tf.data.Dataset:
     """Examples of the mixture, or of the one of its tasks that is named, in the mixture's shapes."""
     rows = mixture.max_predictions
     lengths = {
@@ -135,7 +139,7 @@ def _dataset(mixture: RecordMixture, name: str, *, seed: int, shuffle: bool, num
         "source": None,
     }
     dataset = seqio.get_dataset(
-        name,
+        provider,
         task_feature_lengths=lengths,
         dataset_split=SPLIT,
         feature_converter=DistillationFeatureConverter(mixture.k),

@@ -1,6 +1,7 @@
 """Record folders as SeqIO tasks in the student's ids: the id map is applied while reading, nothing is re-masked."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import seqio
@@ -20,13 +21,16 @@ class RecordSource(seqio.FileDataSource):
     """The shards of one record folder, and what is known about them.
 
     Attributes:
-        manifest: complete and undamaged, or the constructor refuses the folder by name.
+        manifest: complete and undamaged, or the constructor refuses the folder by name; it lists the shards that are
+            read, so that its counts and its hash are theirs.
         vocabulary: the student's.
         teacher: the teacher's name in the student's vocabulary folder.
     """
 
-    def __init__(self, manifest: Manifest, vocabulary: Vocabulary) -> None:
-        self.manifest = manifest.require_complete()
+    def __init__(self, manifest: Manifest, vocabulary: Vocabulary, shards: Collection[int] | None = None) -> None:
+        """Checks the folder; `shards` are the numbers of those that are read, None: all."""
+        read = [entry for entry in manifest.require_complete().shards if shards is None or entry.shard in shards]
+        self.manifest = manifest = dataclasses.replace(manifest, shards=tuple(read))
         self.vocabulary = vocabulary
         identity = manifest.identity
         self.teacher = vocabulary.member_of(identity.vocabulary_hash, manifest.folder / schema.MANIFEST_NAME)
@@ -100,8 +104,8 @@ def _merged(top_ids: tf.Tensor, log_probs: tf.Tensor) -> tf.Tensor:
     return tf.where(repeated | (top_ids == DROPPED), IMPOSSIBLE_LOG_PROB, total)
 
 
-def add_record_task(name: str, folder: str, vocabulary_folder: str) -> str:
-    """Registers a record folder as the SeqIO task `name`; a second call replaces the first.
+def add_record_task(name: str, folder: str, vocabulary_folder: str, shards: Collection[int] | None = None) -> str:
+    """Registers a record folder, or some of its shards, as the SeqIO task `name`; a second call replaces the first.
 
     Features: token_ids [l], masked_positions [m], gold_ids [m], teacher_ids [m, k] in int32; teacher_log_probs [m, k]
     in float32; source: the task's name, for metrics by language and teacher.
@@ -111,7 +115,7 @@ def add_record_task(name: str, folder: str, vocabulary_folder: str) -> str:
         VocabularyError: its teacher is not one of the vocabulary's.
     """
     vocabulary = read_vocabulary(vocabulary_folder)
-    source = RecordSource(schema.read_manifest(folder), vocabulary)
+    source = RecordSource(schema.read_manifest(folder), vocabulary, shards)
     identity = source.manifest.identity
     id_map = vocabulary.id_map(source.teacher)
 
@@ -153,15 +157,26 @@ def _features(size: int) -> dict[str, Any]:
 
 
 def add_record_mixture(name: str, tasks: list[str], exponent: float) -> str:
-    """Registers a mixture of record tasks; each is sampled in proportion to its records to the power `exponent`.
+    """Registers a mixture of record tasks: a language's share is proportional to its records to the power `exponent`.
 
-    Exponent 1 keeps the corpora's shares, 0 gives every task the same (0.7 in mBERT, 0.3 in MuRIL).
+    Exponent 1 keeps the corpora's shares, 0 gives every language the same (0.7 in mBERT, 0.3 in MuRIL). The tasks of a
+    language divide its share in proportion to their records: dividing it among teachers does not enlarge it.
     """
+    records = {task: _manifest(seqio.TaskRegistry.get(task)).records for task in tasks}
+    languages = {task: _manifest(seqio.TaskRegistry.get(task)).identity.language for task in tasks}
+    total = dict.fromkeys(languages.values(), 0)
+    for task in tasks:
+        total[languages[task]] += records[task]
 
     def rate(task: seqio.Task) -> float:
-        return float(cast("RecordSource", task.source).manifest.records) ** exponent
+        of_language = total[languages[task.name]]
+        return float(of_language) ** exponent * (records[task.name] / of_language)
 
     if name in seqio.MixtureRegistry.names():
         seqio.MixtureRegistry.remove(name)
     seqio.MixtureRegistry.add(name, [(task, rate) for task in tasks])
     return name
+
+
+def _manifest(task: seqio.Task) -> Manifest:
+    return cast("RecordSource", task.source).manifest

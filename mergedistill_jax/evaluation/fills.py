@@ -12,8 +12,7 @@ from jaxtyping import Array
 
 from mergedistill_jax.corpus.masking import text_id
 from mergedistill_jax.evaluation.content import Fill
-from mergedistill_jax.models.encoder import EncoderConfig
-from mergedistill_jax.models.heads import MaskedLanguageModel
+from mergedistill_jax.models.heads import ModelConfig, masked_language_model
 from mergedistill_jax.schema import Record
 from mergedistill_jax.teachers.inference import Teacher, top_log_probs
 from mergedistill_jax.vocabulary.canonical import canonical_tokens
@@ -29,7 +28,7 @@ SENTENCE_ENDS = frozenset(".?!。؟")
 class Reader:
     """A model that fills gaps: its parameters, the map from the teacher's ids to its own, and its tokens."""
 
-    config: EncoderConfig
+    config: ModelConfig
     params: Any
     id_map: IdMap
     tokens: tuple[str, ...]
@@ -144,6 +143,6 @@ def _best(reader: Reader, ids: np.ndarray, position: int) -> list[str]:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _logits(params: Any, token_ids: Array, attention_mask: Array, positions: Array, *, config: EncoderConfig) -> Array:
+def _logits(params: Any, token_ids: Array, attention_mask: Array, positions: Array, *, config: ModelConfig) -> Array:
     """Logits [1, 1, v] of one position of one sentence."""
-    return jnp.asarray(MaskedLanguageModel(config).apply({"params": params}, token_ids, attention_mask, positions))
+    return jnp.asarray(masked_language_model(config).apply({"params": params}, token_ids, attention_mask, positions))

@@ -12,8 +12,7 @@ from jaxtyping import Array, Int
 
 from mergedistill_jax.data.batches import RecordMixture, evaluation_batches
 from mergedistill_jax.evaluation.metrics import masked_accuracy, most_frequent_baseline, pseudo_perplexity
-from mergedistill_jax.models.encoder import EncoderConfig
-from mergedistill_jax.models.heads import MaskedLanguageModel
+from mergedistill_jax.models.heads import ModelConfig, masked_language_model
 from mergedistill_jax.schema import Manifest, Record, read_records
 from mergedistill_jax.teachers.inference import NO_TOKEN_LOGIT, Teacher, pad_batch
 
@@ -45,12 +44,12 @@ def _hits_and_loss(
     positions: Array,
     gold_ids: Array,
     *,
-    config: EncoderConfig,
+    config: ModelConfig,
     num_tokens: int,
 ) -> tuple[Array, Array]:
     """Best token [b, m] and loss of the gold token [b, m] in nats."""
     attention_mask = jnp.arange(token_ids.shape[1]) < lengths[:, None]
-    logits = jnp.asarray(MaskedLanguageModel(config).apply({"params": params}, token_ids, attention_mask, positions))
+    logits = jnp.asarray(masked_language_model(config).apply({"params": params}, token_ids, attention_mask, positions))
     logits = jnp.where(jnp.arange(logits.shape[-1]) < num_tokens, logits, NO_TOKEN_LOGIT)
     gold = jnp.take_along_axis(logits, gold_ids[..., None], axis=-1)[..., 0]
     return jnp.argmax(logits, axis=-1), jax.nn.logsumexp(logits, axis=-1) - gold
@@ -92,7 +91,7 @@ def _gold(records: Sequence[Record], batch_size: int, rows: int) -> tuple[np.nda
 
 
 def score_student(
-    config: EncoderConfig, params: Any, mixture: RecordMixture, batch_size: int
+    config: ModelConfig, params: Any, mixture: RecordMixture, batch_size: int
 ) -> dict[str, MaskedWordScores]:
     """Scores a student on the same masked words, read through its id maps, by language."""
     totals: dict[str, np.ndarray] = {language: np.zeros(4) for language in mixture.languages}
@@ -131,9 +130,10 @@ def unseen_shares(mixture: RecordMixture, token_counts: Int[np.ndarray, " v"], b
     totals: dict[str, np.ndarray] = {language: np.zeros(2) for language in mixture.languages}
     languages = np.array(mixture.languages)
     unseen = token_counts == 0
-    for batch in evaluation_batches(mixture, batch_size):
+    for number, batch in enumerate(evaluation_batches(mixture, batch_size)):
         inside = np.arange(batch["token_ids"].shape[1]) < batch["lengths"][:, None]
-        inside &= (batch["loss_weights"] > 0).any(axis=1)[:, None]  # rows that fill up the last batch have none
+        # Rows that fill up the last batch are none; a record of which a cut left no position to predict is one.
+        inside &= (number * batch_size + np.arange(len(inside)) < mixture.records)[:, None]
         rows = np.stack([(unseen[batch["token_ids"]] & inside).sum(axis=1), inside.sum(axis=1)], axis=1)
         for language in totals:
             totals[language] += rows[languages[batch["source"]] == language].sum(axis=0)

@@ -1,6 +1,8 @@
-"""Masked language models from Hugging Face folders and from run folders; a teacher is checked against its tokenizer."""
+"""Masked language models from Hugging Face folders and from run folders; a teacher is checked against its tokenizer.
 
-import dataclasses
+Wherever a Hugging Face folder is given, a name of the hub is understood too: see hub.py.
+"""
+
 import hashlib
 import json
 from typing import Any
@@ -11,8 +13,10 @@ from etils import epath
 from jaxtyping import Int
 
 from mergedistill_jax.models import huggingface
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.models.encoder import EncoderConfig, config_fields
+from mergedistill_jax.models.heads import ModelConfig
 from mergedistill_jax.models.huggingface_weights import weights_hash
+from mergedistill_jax.teachers.hub import find_teacher
 from mergedistill_jax.teachers.inference import Teacher
 from mergedistill_jax.training.checkpoints import RUN_FILE, Checkpoints, read_run
 from mergedistill_jax.training.token_counts import TOKEN_COUNTS_FILE, read_counts_file, read_token_counts
@@ -26,6 +30,7 @@ def load_teacher(folder: str, *, max_length: int, k: int) -> Teacher:
         ValueError: the folder is no masked language model, its tokenizer has more tokens than its output rows, it is
             too short for `max_length`, or it has fewer than k tokens.
     """
+    folder = find_teacher(folder).folder
     tokenizer = load_tokenizer(folder)
     encoder, params = huggingface.load_masked_lm(folder)
     num_tokens = len(tokenizer.tokens)
@@ -46,16 +51,18 @@ def load_teacher(folder: str, *, max_length: int, k: int) -> Teacher:
 
 def model_hash(folder: str) -> str:
     """Content hash of weights and architecture, hexadecimal: the same weights with other heads are another model."""
-    config = json.dumps(dataclasses.asdict(huggingface.load_encoder_config(folder)), sort_keys=True)
+    folder = find_teacher(folder).folder
+    config = json.dumps(config_fields(huggingface.load_encoder_config(folder)), sort_keys=True)
     return hashlib.blake2b((weights_hash(folder) + config).encode(), digest_size=16).hexdigest()
 
 
-def load_masked_model(folder: str) -> tuple[EncoderConfig, Any, str]:
+def load_masked_model(folder: str) -> tuple[ModelConfig, Any, str]:
     """Config, parameters and tokenizer folder of a Hugging Face folder, or of a run's newest checkpoint.
 
     Raises:
         ValueError: the folder is neither, or damaged.
     """
+    folder = find_teacher(folder).folder
     if not _is_run(folder):
         return *huggingface.load_masked_lm(folder), folder
     checkpoints = Checkpoints(folder)
@@ -66,11 +73,13 @@ def load_masked_model(folder: str) -> tuple[EncoderConfig, Any, str]:
 
 def tokenizer_folder(folder: str) -> str:
     """Where a model's own tokenizer is: the Hugging Face folder itself, or the vocabulary of a run."""
+    folder = find_teacher(folder).folder
     return read_run(folder).vocabulary_folder if _is_run(folder) else folder
 
 
 def load_token_counts(folder: str) -> Int[np.ndarray, " v"] | None:
     """How often each token stood in the training batches of an exported folder or a run; None where nobody counted."""
+    folder = find_teacher(folder).folder
     if not _is_run(folder):
         return read_counts_file(epath.Path(folder) / TOKEN_COUNTS_FILE)
     checkpoints = Checkpoints(folder)
@@ -81,10 +90,11 @@ def load_token_counts(folder: str) -> Int[np.ndarray, " v"] | None:
 
 def masked_model_hash(folder: str) -> str:
     """Content hash of what load_masked_model gives, hexadecimal."""
+    folder = find_teacher(folder).folder
     if not _is_run(folder):
         return model_hash(folder)
     config, params, _ = load_masked_model(folder)
-    digest = hashlib.blake2b(json.dumps(dataclasses.asdict(config), sort_keys=True).encode(), digest_size=16)
+    digest = hashlib.blake2b(json.dumps(config_fields(config), sort_keys=True).encode(), digest_size=16)
     for leaf in jax.tree.leaves(params):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()

@@ -10,6 +10,7 @@ from mergedistill_jax.data.batches import batches, describe_mixture, evaluation_
 from mergedistill_jax.data.records import IMPOSSIBLE_LOG_PROB, add_record_mixture, add_record_task
 from mergedistill_jax.schema import Identity, Record, RecordError
 from mergedistill_jax.vocabulary.folder import write_vocabulary
+from mergedistill_jax.vocabulary.id_map import whole_map
 from mergedistill_jax.vocabulary.learning import learn_wordpiece
 from mergedistill_jax.vocabulary.tokenizer import wrap_tokenizer
 from tasks import corpora
@@ -32,7 +33,9 @@ def make_records(language, count, max_length, k):
             text_id=number.to_bytes(8, "little"),
             draw=0,
             input_ids=ids,
-            masked_positions=np.sort(generator.choice(np.arange(2, length), masked, replace=False)).astype(np.int32),
+            masked_positions=np.sort(generator.choice(np.arange(2, length - 1), masked, replace=False)).astype(
+                np.int32
+            ),
             gold_ids=generator.integers(5, 60, masked).astype(np.int32),
             top_ids=np.stack([generator.choice(np.arange(5, 60), k, replace=False) for _ in range(masked)]).astype(
                 np.int32
@@ -76,7 +79,7 @@ def tokenizer():
 def vocabulary(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("vocabulary")
     identity = np.arange(len(tokenizer.tokens), dtype=np.int32)
-    write_vocabulary(folder, tokenizer, {"one": (tokenizer, identity)}, {})
+    write_vocabulary(folder, tokenizer, {"one": (tokenizer, whole_map(identity))}, {})
     return str(folder)
 
 
@@ -239,6 +242,22 @@ def test_gold_only_folders_have_no_candidates(tmp_path, tokenizer, vocabulary):
         describe_mixture("batches_gold", k=1)
 
 
+def test_a_later_mixture_of_tasks_of_the_same_names_changes_nothing(folders, vocabulary):
+    """Training and held-out folders of one split have one task name: each mixture keeps its own records."""
+
+    def add(name, language):
+        return describe_mixture(
+            add_record_mixture(name, [add_record_task("batches_same", folders[language], vocabulary)], 1)
+        )
+
+    first = add("batches_first", "es")
+    expected = [row for batch in evaluation_batches(first, 8) for row in rows_of(batch)]
+    second = add("batches_second", "hi")
+    assert [row for batch in evaluation_batches(first, 8) for row in rows_of(batch)] == expected
+    assert len(expected) == SIZES["es"][0]
+    assert sum(1 for batch in evaluation_batches(second, 8) for _ in rows_of(batch)) == SIZES["hi"][0]
+
+
 def test_the_hash_is_of_the_folders(mixture, folders, vocabulary):
     assert register(folders, vocabulary).hash == mixture.hash
     fewer = register({name: folders[name] for name in ("en", "es")}, vocabulary, name="batches_fewer")
@@ -253,7 +272,7 @@ def test_wrong_mixtures_are_refused(tmp_path, folders, vocabulary, tokenizer):
         describe_mixture("batches_text")
     larger = wrap_tokenizer(learn_wordpiece(TEXTS["es"], 110), "other")
     nowhere = np.zeros(len(tokenizer.tokens), np.int32)
-    write_vocabulary(tmp_path, larger, {"one": (tokenizer, nowhere)}, {})
+    write_vocabulary(tmp_path, larger, {"one": (tokenizer, whole_map(nowhere))}, {})
     tasks = [
         add_record_task("batches_here", folders["en"], vocabulary),
         add_record_task("batches_there", folders["es"], str(tmp_path)),

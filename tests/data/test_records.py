@@ -16,6 +16,9 @@ from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.inference import predict_records
 from mergedistill_jax.teachers.loading import load_teacher
 from mergedistill_jax.vocab import LearnConfig, UnionConfig, VocabConfig, vocab
+from mergedistill_jax.vocabulary.canonical import surface
+from mergedistill_jax.vocabulary.folder import read_vocabulary
+from mergedistill_jax.vocabulary.id_map import DROPPED, ragged_map, whole_map
 from mergedistill_jax.vocabulary.tokenizer import VocabularyError, load_tokenizer
 from tasks import corpora, distillation
 
@@ -106,22 +109,232 @@ def test_the_masked_text_reads_back_as_text(folders):
                 assert piece in texts
 
 
+def parsed_record(input_ids, positions, gold, top_ids, log_probs):
+    """As schema.parse_record gives it."""
+    return {
+        "input_ids": tf.constant(np.array(input_ids, np.int32)),
+        "masked_positions": tf.constant(np.array(positions, np.int32)),
+        "gold_ids": tf.constant(np.array(gold, np.int32)),
+        "top_ids": tf.constant(np.array(top_ids, np.int32)),
+        "top_log_probs": tf.constant(np.array(log_probs, np.float32)),
+    }
+
+
+def arrays_of(mapped):
+    return {name: value.numpy() for name, value in mapped.items()}
+
+
 def test_dropped_candidates_lose_their_mass_and_nothing_else():
     """A teacher's [unused0] among its candidates: a finite log-probability of no mass, and a valid id beside it."""
-    parsed = {
-        "input_ids": tf.constant([2, 4, 3]),
-        "masked_positions": tf.constant([1]),
-        "gold_ids": tf.constant([0]),
-        "top_ids": tf.constant([[0, 1, 4]]),
-        "top_log_probs": tf.constant([[-0.5, -1.0, -2.0]]),
-    }
-    mapped = to_student_ids(np.array([7, -1, 2, 3, 4], np.int32), parsed)
-    assert mapped["token_ids"].numpy().tolist() == [2, 4, 3]
-    assert mapped["gold_ids"].numpy().tolist() == [7]
-    assert mapped["teacher_ids"].numpy().tolist() == [[7, 0, 4]]
-    assert mapped["teacher_log_probs"].numpy().tolist() == [[-0.5, IMPOSSIBLE_LOG_PROB, -2.0]]
+    parsed = parsed_record([2, 4, 3], [1], [0], [[0, 1, 4]], [[-0.5, -1.0, -2.0]])
+    mapped = arrays_of(to_student_ids(whole_map(np.array([7, DROPPED, 2, 3, 4], np.int32)), parsed, 8))
+    assert mapped["token_ids"].tolist() == [2, 4, 3]
+    assert mapped["gold_ids"].tolist() == [7]
+    assert mapped["teacher_ids"].tolist() == [[7, 0, 4]]
+    assert mapped["teacher_log_probs"].tolist() == [[-0.5, np.float32(IMPOSSIBLE_LOG_PROB), -2.0]]
     assert np.isfinite(IMPOSSIBLE_LOG_PROB)
     assert np.exp(np.float32(IMPOSSIBLE_LOG_PROB)) == 0
+
+
+# The teacher's: 0 [PAD], 1 [UNK], 2 [CLS], 3 [SEP], 4 [MASK], 5 haus, 6 hausboot (cut), 7 `.`, 8 `▁.`, 9 [unused1]
+CUT = ragged_map(
+    np.array([0, 1, 2, 3, 4, 5, DROPPED, 7, 7, DROPPED], np.int32),
+    [[0], [1], [2], [3], [4], [5], [5, 6], [7], [7], [1]],
+)
+NONE = np.float32(IMPOSSIBLE_LOG_PROB)
+LOG_PROBS = np.log([0.4, 0.3, 0.2]).astype(np.float32)
+
+
+def test_a_record_in_a_cut_vocabulary_worked_by_hand():
+    """
+    teacher  [CLS] hausboot   [MASK] hausboot   [MASK] [MASK]   [MASK] . [SEP]
+    student  [CLS] haus ##boot [MASK] haus ##boot [MASK] [MASK] [MASK] . [SEP]
+    gold                       haus               hausboot .    haus
+    """
+    parsed = parsed_record(
+        [2, 6, 4, 6, 4, 4, 4, 7, 3],
+        [2, 4, 5, 6],
+        [5, 6, 8, 5],
+        [[5, 7, 1], [5, 7, 1], [7, 5, 8], [6, 9, 6]],
+        [LOG_PROBS] * 4,
+    )
+    mapped = arrays_of(to_student_ids(CUT, parsed, 32))
+    assert mapped["token_ids"].tolist() == [2, 5, 6, 4, 5, 6, 4, 4, 4, 7, 3]
+    # The second has a gold token that is cut, the fourth has no candidate that is left: both are out.
+    assert mapped["masked_positions"].tolist() == [3, 7]
+    assert mapped["gold_ids"].tolist() == [5, 7]
+    assert mapped["teacher_ids"].tolist() == [[5, 7, 1], [7, 5, 7]]
+    # `.` and its twin add up their mass at the first of them.
+    expected = [LOG_PROBS.tolist(), [np.log(0.6), LOG_PROBS[1], NONE]]
+    np.testing.assert_allclose(mapped["teacher_log_probs"], expected, rtol=1e-6)
+    for name in ("token_ids", "masked_positions", "gold_ids", "teacher_ids"):
+        assert mapped[name].dtype == np.int32
+
+
+def test_a_masked_position_that_shows_a_word_keeps_one_token():
+    """A tenth of the hidden words are shown as they are: one prediction stays one position."""
+    parsed = parsed_record([2, 6, 6, 3], [1], [5], [[5, 7, 1]], [LOG_PROBS])
+    mapped = arrays_of(to_student_ids(CUT, parsed, 32))
+    assert mapped["token_ids"].tolist() == [2, 5, 5, 6, 3]
+    assert mapped["masked_positions"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("max_length", "token_ids", "positions"),
+    [
+        (8, [2, 5, 6, 4, 5, 6, 4, 3], [3, 6]),
+        (7, [2, 5, 6, 4, 5, 6, 3], [3]),  # the second [MASK] has no place before the [SEP]
+        (6, [2, 5, 6, 4, 5, 3], [3]),
+        (4, [2, 5, 6, 3], []),
+    ],
+)
+def test_the_end_of_a_sequence_that_grew_too_long_is_cut_off(max_length, token_ids, positions):
+    parsed = parsed_record([2, 6, 4, 6, 4, 3], [2, 4], [5, 7], [[5, 7, 1], [7, 5, 1]], [LOG_PROBS] * 2)
+    mapped = arrays_of(to_student_ids(CUT, parsed, max_length))
+    assert mapped["token_ids"].tolist() == token_ids
+    assert mapped["masked_positions"].tolist() == positions
+    assert mapped["gold_ids"].tolist() == [5, 7][: len(positions)]
+    assert mapped["teacher_log_probs"].shape == (len(positions), 3)
+
+
+def by_numpy(id_map, parsed, max_length):
+    """The same, position by position, with the map's own expansion."""
+    record = {name: value.numpy() for name, value in parsed.items()}
+    masked = np.isin(np.arange(len(record["input_ids"])), record["masked_positions"])
+    token_ids, first = id_map.expand(record["input_ids"], masked)
+    if len(token_ids) > max_length:
+        token_ids = np.append(token_ids[: max_length - 1], token_ids[-1])
+    rows = []
+    for index, position in enumerate(first[record["masked_positions"]]):
+        gold = id_map.labels[record["gold_ids"][index]]
+        labels = id_map.labels[record["top_ids"][index]]
+        mass = {}
+        for label, log_prob in zip(labels, record["top_log_probs"][index].astype(np.float64), strict=True):
+            if label != DROPPED:
+                mass[label] = mass.get(label, 0.0) + np.exp(log_prob)
+        if gold == DROPPED or position >= max_length - 1 or (len(labels) and not mass):
+            continue
+        log_probs = [np.log(mass.pop(label)) if label in mass else IMPOSSIBLE_LOG_PROB for label in labels]
+        rows.append((position, gold, np.maximum(labels, 0), log_probs))
+    return token_ids, rows
+
+
+def random_case(generator, k):
+    """A ragged map in which tokens are cut, dropped and merged, and a record of a third masked positions."""
+    size, length = 30, 40
+    rows = [[int(i)] for i in generator.integers(5, 20, size)]
+    labels = np.array([row[0] for row in rows], np.int32)
+    for index in np.flatnonzero(generator.random(size) < 0.4):
+        labels[index] = DROPPED
+        rows[index] = generator.integers(5, 20, generator.integers(1, 5)).tolist()
+    positions = np.sort(generator.choice(np.arange(1, length - 1), 13, replace=False))
+    # So few that all of a position's candidates are dropped at times.
+    top_ids = np.array([generator.choice(size, k, replace=False) for _ in positions], np.int32).reshape(13, k)
+    log_probs = np.log(generator.dirichlet(np.ones(k + 1), 13)[:, :k])
+    return ragged_map(labels, rows), parsed_record(
+        generator.integers(0, size, length), positions, generator.integers(0, size, 13), top_ids, log_probs
+    )
+
+
+@pytest.mark.parametrize("k", [0, 2, 6])
+@pytest.mark.parametrize("max_length", [40, 1000])
+def test_random_records_are_what_numpy_makes_of_them(k, max_length):
+    generator = np.random.default_rng(k + max_length)
+    kept = merged = 0
+    for _ in range(25):
+        id_map, parsed = random_case(generator, k)
+        mapped = arrays_of(to_student_ids(id_map, parsed, max_length))
+        token_ids, rows = by_numpy(id_map, parsed, max_length)
+        np.testing.assert_array_equal(mapped["token_ids"], token_ids)
+        assert len(mapped["gold_ids"]) == len(rows)
+        kept += len(rows)
+        for index, (position, gold, teacher_ids, log_probs) in enumerate(rows):
+            assert (mapped["masked_positions"][index], mapped["gold_ids"][index]) == (position, gold)
+            np.testing.assert_array_equal(mapped["teacher_ids"][index], teacher_ids)
+            np.testing.assert_allclose(mapped["teacher_log_probs"][index], log_probs, rtol=1e-5, atol=1e-6)
+            merged += len(set(teacher_ids)) < k
+    assert 25 < kept < 25 * 13
+    assert merged or not k
+
+
+def test_merging_keeps_all_mass_and_a_map_without_twins_changes_no_bit():
+    """The mass of a position is that of its kept candidates; where nothing is merged, nothing is touched."""
+    generator = np.random.default_rng(0)
+    top_ids = np.array([generator.choice(30, 6, replace=False) for _ in range(13)])
+    log_probs = np.log(generator.dirichlet(np.ones(7), 13)[:, :6]).astype(np.float32)
+    parsed = parsed_record(generator.integers(0, 30, 40), range(1, 14), range(13), top_ids, log_probs)
+    identity = whole_map(np.arange(30, dtype=np.int32))
+    np.testing.assert_array_equal(arrays_of(to_student_ids(identity, parsed, 40))["teacher_log_probs"], log_probs)
+    pairs = whole_map(np.arange(30, dtype=np.int32) // 2)
+    halved = arrays_of(to_student_ids(pairs, parsed, 40))
+    np.testing.assert_allclose(
+        np.exp(halved["teacher_log_probs"], dtype=np.float64).sum(-1), np.exp(log_probs).sum(-1), rtol=1e-6
+    )
+    assert (halved["teacher_log_probs"] == NONE).any()
+
+
+@pytest.fixture(scope="module")
+def cut(folders, teachers):
+    """A vocabulary of characters and a few tokens more, cut from the same teachers' union."""
+
+    def texts(language):
+        return corpora.add_corpus(f"cut_text_{language}", lambda _: iter(TEXTS[language]), ["transfer"])
+
+    size = read_vocabulary(folders.union).size - 40
+    method = UnionConfig(teachers={n: str(f) for n, f in teachers.items()}, corpus=texts, size=size)
+    vocab(VocabConfig(output=str(folders.root / "cut"), method=method))
+    return str(folders.root / "cut")
+
+
+@pytest.mark.parametrize("language", ["en", "es"])
+def test_records_are_read_in_a_cut_vocabulary(folders, cut, teachers, language):
+    """Through the task: the same shards, spelled out, and every kept position what the teacher said of it."""
+    vocabulary = read_vocabulary(cut)
+    tokens, raw = vocabulary.tokenizer().tokens, load_tokenizer(teachers[language]).tokens
+    examples = read(add_record_task(f"cut_{language}", str(folders.root / language), cut))
+    records = list(predicted(language, teachers[language]))
+    assert len(examples) == len(records)
+    id_map = vocabulary.id_map(language)
+    grown = excluded = compared = 0
+    for example, record in zip(examples, records, strict=True):
+        parsed = parsed_record(
+            record.input_ids, record.masked_positions, record.gold_ids, record.top_ids, record.top_log_probs
+        )
+        token_ids, rows = by_numpy(id_map, parsed, LENGTH)
+        np.testing.assert_array_equal(example["token_ids"], token_ids)
+        assert len(example["token_ids"]) <= LENGTH
+        np.testing.assert_array_equal(example["masked_positions"], [row[0] for row in rows])
+        np.testing.assert_array_equal(example["gold_ids"], [row[1] for row in rows])
+        for row, log_probs in zip(rows, example["teacher_log_probs"], strict=True):
+            np.testing.assert_allclose(log_probs, row[3], rtol=2e-3, atol=2e-3)  # stored in half precision
+        assert {tokens[i] for i in example["gold_ids"]} <= {raw[i] for i in record.gold_ids}
+        # By string: the same text, as far as it goes, where no word that is shown had to keep its first piece alone.
+        shown = np.isin(record.input_ids[record.masked_positions], np.flatnonzero(np.diff(id_map.starts) > 1))
+        if not shown.any():
+            whole = "".join(surface(raw[i]) for i in record.input_ids[:-1])
+            assert whole.startswith("".join(surface(tokens[i]) for i in example["token_ids"][:-1]))
+            compared += 1
+        grown += len(token_ids) > len(record.input_ids)
+        excluded += len(record.gold_ids) - len(rows)
+    assert min(grown, excluded, compared) > 0
+
+
+def test_text_of_the_students_own_tokenizer_is_read_as_it_is(tmp_path, folders, cut):
+    """Records of the policy `union`: gold labels in the student's ids."""
+    manifest = predict(predict_config("en", tmp_path / "own", tokenizer=cut))
+    assert manifest.identity.vocabulary_hash == read_vocabulary(cut).hash
+    examples = read(add_record_task("own", str(tmp_path / "own"), cut))
+    stored = [
+        record
+        for entry in manifest.shards
+        for record in schema.read_records(tmp_path / "own", entry.shard, k=0, width=manifest.identity.id_bytes)
+    ]
+    assert len(examples) == len(stored) > 0
+    for example, record in zip(examples, stored, strict=True):
+        np.testing.assert_array_equal(example["token_ids"], record.input_ids)
+        np.testing.assert_array_equal(example["gold_ids"], record.gold_ids)
+    with pytest.raises(VocabularyError, match="field vocabulary_hash: found"):
+        add_record_task("own", str(tmp_path / "own"), folders.union)
 
 
 def test_gold_only_records_have_no_candidates(tmp_path, folders, teachers):
@@ -215,6 +428,7 @@ def test_students_mixture_names_its_tasks_and_refuses_doubles(folders):
 def test_rates_are_records_to_the_power_of_the_exponent(folders, exponent):
     tasks = [add_record_task(f"rate_{language}", str(folders.root / language), folders.union) for language in TEXTS]
     mixture = seqio.get_mixture_or_task(add_record_mixture("rates", tasks, exponent))
+    assert isinstance(mixture, seqio.Mixture)
     counts = {f"rate_{language}": schema.read_manifest(folders.root / language).records for language in TEXTS}
     assert len(set(counts.values())) == 2
     for task in mixture.tasks:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from mergedistill_jax.data.tagging import CUT_WORD_TAG, encode_tagged, padded_batch, predicted_tags
+from mergedistill_jax.vocabulary.id_map import DROPPED, ragged_map, whole_map
 from mergedistill_jax.vocabulary.tokenizer import wordpiece_tokenizer, wrap_tokenizer
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "die", "sonne", "##nblu", "##me", "blüht", "."]
@@ -86,26 +87,73 @@ def test_the_tokenizers_own_truncation_and_padding_are_not_used(tokenizer):
     assert arrays.token_ids.tolist() == plain.token_ids.tolist()
 
 
+def map_of(ids):
+    return whole_map(np.array(ids, np.int32))
+
+
 def test_an_id_map_changes_ids_and_nothing_else(tokenizer):
-    id_map = np.arange(len(TOKENS)) + 100
-    id_map[ME] = id_map[UNK]  # a piece that the model lacks
+    ids = np.arange(len(TOKENS)) + 100
     plain, _ = encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10)
-    mapped, counts = encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10, id_map=id_map)
-    assert mapped.token_ids.tolist() == id_map[plain.token_ids].tolist()
+    mapped, counts = encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10, id_map=map_of(ids))
+    assert mapped.token_ids.tolist() == ids[plain.token_ids].tolist()
     assert mapped.token_ids.dtype == np.int32
     for name in ("attention_mask", "label_ids", "weights", "word_starts"):
         np.testing.assert_array_equal(getattr(mapped, name), getattr(plain, name))
-    assert (counts.unknown_pieces, counts.distinct_ids) == (1, 8)
+    assert (counts.unknown_pieces, counts.distinct_ids) == (0, 8)
 
 
-def test_an_id_map_that_does_not_fit_is_refused(tokenizer):
+def test_an_identity_changes_nothing(tokenizer):
+    plain, counts = encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10)
+    mapped, same = encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10, id_map=map_of(range(len(TOKENS))))
+    np.testing.assert_array_equal(mapped.token_ids, plain.token_ids)
+    assert counts == same
+
+
+def test_a_piece_that_the_model_lacks_is_spelled_out(tokenizer):
+    """
+    words     die   sonnenblume            blüht  .
+    pieces    die   sonne ##nblu ##me      blüht  .
+    model's   51    52    53 54  UNK       56     57     ##nblu was cut into two; ##me is a placeholder
+    """
+    rows = [[40], [41], [42], [43], [44], [51], [52], [53, 54], [41], [56], [57]]
+    labels = np.array([row[0] if len(row) == 1 else DROPPED for row in rows], np.int32)
+    id_map = ragged_map(labels, rows)
+    arrays, counts = encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10, id_map=id_map)
+    assert arrays.token_ids.tolist() == [[42, 51, 52, 53, 54, 41, 56, 57, 43, 40]]
+    assert arrays.label_ids.tolist() == [[0, 0, 1, 0, 0, 0, 3, 2, 0, 0]]
+    assert arrays.weights.tolist() == [[0, 1, 1, 0, 0, 0, 1, 1, 0, 0]]
+    assert arrays.attention_mask.tolist() == [9 * [True] + [False]]
+    assert (counts.pieces, counts.unknown_pieces, counts.cut_words) == (7, 1, 0)
+    # A word that became longer is still kept whole or cut.
+    arrays, counts = encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=6, id_map=id_map)
+    assert arrays.token_ids.tolist() == [[42, 51, 43, 40, 40, 40]]
+    assert counts.cut_words == 3
+
+
+def test_an_id_map_of_another_tokenizer_is_refused(tokenizer):
     with pytest.raises(ValueError, match=r"id_map: shape: found \(3,\), expected \(11,\) as in test"):
-        encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10, id_map=np.arange(3))
-    id_map = np.arange(len(TOKENS))
-    id_map[NBLU] = -1
-    encode_tagged([["die"]], [["DET"]], tokenizer, LABELS, max_length=10, id_map=id_map)  # not needed: no error
-    with pytest.raises(ValueError, match=r"id_map: entry 7 \('##nblu'\): found -1, expected at least 0"):
-        encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10, id_map=id_map)
+        encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10, id_map=map_of(range(3)))
+
+
+def test_ids_that_were_never_trained_are_counted(tokenizer):
+    """Of [CLS] die sonne ##nblu ##me blüht . [SEP] [CLS] die die [SEP], with die and ##me unseen."""
+    token_counts = np.ones(len(TOKENS), np.int64)
+    token_counts[[DIE, ME, PAD]] = 0
+    words, tags = [WORDS, ["die", "die"]], [TAGS, ["DET", "DET"]]
+    _, counts = encode_tagged(words, tags, tokenizer, LABELS, max_length=10, token_counts=token_counts)
+    assert (counts.pieces, counts.distinct_ids) == (8, 8)
+    assert (counts.unseen_pieces, counts.unseen_ids) == (4, 2)  # padding does not count
+    _, counts = encode_tagged(words, tags, tokenizer, LABELS, max_length=10)
+    assert (counts.unseen_pieces, counts.unseen_ids) == (None, None)
+
+
+def test_ids_are_counted_as_the_model_reads_them(tokenizer):
+    """Behind an id map, the counts are of the model's ids."""
+    token_counts = np.ones(200, np.int64)
+    token_counts[100 + SONNE] = 0
+    ids = map_of(np.arange(len(TOKENS)) + 100)
+    _, counts = encode_tagged([WORDS], [TAGS], tokenizer, LABELS, max_length=10, id_map=ids, token_counts=token_counts)
+    assert (counts.unseen_pieces, counts.unseen_ids) == (1, 1)
 
 
 def test_wrong_lengths_are_refused(tokenizer):

@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 from mergedistill_jax.corpus.masking import MaskingConfig
 from mergedistill_jax.corpus.packing import masked_records
 from mergedistill_jax.schema import Record
-from mergedistill_jax.teachers.inference import pad_batch, predict_records, top_log_probs
+from mergedistill_jax.teachers.inference import gold_log_probs, pad_batch, predict_records, top_log_probs
 from mergedistill_jax.teachers.loading import load_teacher, model_hash
 from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
 
@@ -58,6 +58,18 @@ def test_the_softmax_over_the_kept_is_that_of_the_logits():
     ids, log_probs = top_log_probs(jnp.asarray(logits), 30, 8)
     kept = np.take_along_axis(logits, np.asarray(ids), axis=-1)
     np.testing.assert_allclose(log_softmax(log_probs, axis=-1), log_softmax(kept, axis=-1), atol=1e-5)
+
+
+def test_gold_log_probs_are_those_of_the_top_k_and_known_beyond_it():
+    """k = every token: each gold id is among them, and both say the same; worked by hand below."""
+    generator = np.random.default_rng(4)
+    logits = generator.normal(0, 4, (3, 5, 20)).astype(np.float32)
+    gold = generator.integers(0, 17, (3, 5)).astype(np.int32)
+    found = gold_log_probs(jnp.asarray(logits), jnp.asarray(gold), 17)
+    ids, log_probs = top_log_probs(jnp.asarray(logits), 17, 17)
+    np.testing.assert_allclose(found, np.where(ids == gold[..., None], log_probs, 0).sum(axis=-1), atol=1e-6)
+    logits = np.log(np.array([[1 / 2, 1 / 4, 1 / 4, 8.0]], np.float32))  # the last row has no token
+    assert gold_log_probs(jnp.asarray(logits), jnp.array([2]), 3)[0] == pytest.approx(np.log(1 / 4))
 
 
 @pytest.fixture(scope="module")
