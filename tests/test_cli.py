@@ -398,7 +398,8 @@ def test_a_folder_without_a_masked_lm_head_is_refused(
     BertModel(
         BertConfig(vocab_size=size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     ).save_pretrained(headless)
-    shutil.copy(Path(merge.teachers["en"]) / "tokenizer.json", headless)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(merge.teachers["en"]) / name, headless)
     given = flags(OUTPUT=str(tmp_path / "records"), TEACHER=str(headless))
     message = refusal(["predict", settings, "--gin_file=gin/runs/predict.gin", *given], tmp_path, capfd)
     assert message == f"{headless}: has no masked-LM head: found no weights cls.predictions.*, expected them"

@@ -10,6 +10,10 @@ LONGEST_TOKEN = 1_000
 class VocabularyError(ValueError):
     """A vocabulary or tokenizer that is missing or not what was asked for; the message is one line."""
 
+    def __init__(self, message: str) -> None:
+        """Values quoted from a file may hold line ends: they become spaces."""
+        super().__init__(" ".join(message.splitlines()))
+
 
 @contextlib.contextmanager
 def refusing(path: object, expected: str) -> Iterator[None]:

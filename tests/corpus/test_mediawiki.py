@@ -157,8 +157,8 @@ def test_a_dump_is_registered_by_language(tmp_path):
     assert list(corpus_documents(name, "all")) == [f"Sivu {part} {i}." for part in (1, 2) for i in range(3)]
     with pytest.raises(CorpusError, match=r"nowiki-\*: found no file"):
         corpora.add_mediawiki("no", str(tmp_path), "{language}wiki-*")
-    with pytest.raises(ValueError, match="corpus mediawiki: language: found None"):
-        corpora.add_mediawiki(None, str(tmp_path), "{language}wiki-*")
+    with pytest.raises(ValueError, match="corpus mediawiki: language: found ''"):
+        corpora.add_mediawiki("", str(tmp_path), "{language}wiki-*")
 
 
 LEFTOVERS = [

@@ -30,7 +30,7 @@ class TinyWiki(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self):
         for i in range(COUNT):
-            text = f"{self.builder_config.name} {i}\n\n  Second — paragraph. " if i else " \n"
+            text = f"{self.builder_config and self.builder_config.name} {i}\n\n  Second — paragraph. " if i else " \n"
             yield i, {"title": f"Title {i}", "text": text, "n": i}
 
 
@@ -109,8 +109,8 @@ def test_what_is_not_prepared_is_refused_and_nothing_is_downloaded(data_dir, mon
 
 
 def test_a_missing_language_split_or_feature_is_refused(data_dir):
-    with pytest.raises(ValueError, match="corpus tfds: language: found None"):
-        corpora.add_tfds(None, data_dir=data_dir)
+    with pytest.raises(ValueError, match="corpus tfds: language: found ''"):
+        corpora.add_tfds("", data_dir=data_dir)
     with pytest.raises(CorpusError, match=r"1\.0\.0: split: found \['train'\], expected one named 'test'"):
         corpora.add_tfds("sw", "tiny_wiki/20230601.{language}", data_dir=data_dir, source_split="test")
     builder = prepared_builder("tiny_wiki/20230601.sw", data_dir=data_dir)

@@ -68,13 +68,25 @@ def test_of_equal_cost_the_later_token_goes():
     assert [token for token in tokens if token in WORDS] == ["hausboot", "haus"]
 
 
+def test_what_goes_in_one_round_goes_by_the_costs_at_its_beginning():
+    """Of ten tokens two go in the first round. One by one, the second would be another."""
+    words = ["stuv", "st", "##uv", "wx", "gh", "ij", "kl", "mn", "op", "qr"]
+    union = unite_canonical({"x": [*SPECIAL, *words]})
+    # stuv 0.01, st 0.02, wx 0.025: the first hands on to st, whose cost would then be 0.03.
+    use = use_of(union, stuv=0.01, st=0.02, wx=0.025, __uv=1, **dict.fromkeys(words[4:], 1))
+    tokens, _ = cut_union(union, use, len(union.tokens) - 2)
+    assert set(union.tokens) - set(tokens) == {"stuv", "st"}
+
+
 def test_a_token_and_its_piece_may_go_in_one_round():
-    """Its use goes to what the piece is spelled with: nothing is lost, and the later rounds weigh it."""
-    union = unite_canonical({"x": [*SPECIAL, "abab", "ab", "##ab", "cd", "##cd"]})
-    # Unused, the first three go at once. abab's spelling, found when the round began, names pieces that go in it too.
-    tokens, maps = cut_union(union, use_of(union, cd=0.5, __cd=0.5), len(union.tokens) - 3)
-    assert [token for token in tokens if len(atoms(token)) > 1 and token not in SPECIAL] == ["cd", "##cd"]
-    assert [tokens[i] for i in maps["x"].expand(np.array([5], np.int32))[0]] == ["a", "##b", "##a", "##b"]
+    """Its use goes to what the piece is spelled with: nothing is lost, and the next round weighs it."""
+    words = ["xyabc", "##abc", "##ab", "de", "xy", "gh", "ij", "kl", "mn", "op"]
+    union = unite_canonical({"x": [*SPECIAL, *words]})
+    # ##abc (0.01) and xyabc (0.02, as xy ##abc) go first; ##ab has 0.05 + 0.01 + 0.02 then, and `de` is cheaper.
+    use = use_of(union, xyabc=0.02, __abc=0.01, __ab=0.05, de=0.07, **dict.fromkeys(words[4:], 1))
+    tokens, maps = cut_union(union, use, len(union.tokens) - 3)
+    assert set(union.tokens) - set(tokens) == {"xyabc", "##abc", "de"}
+    assert [tokens[i] for i in maps["x"].expand(np.array([5], np.int32))[0]] == ["xy", "##ab", "##c"]
 
 
 @pytest.fixture(scope="module")

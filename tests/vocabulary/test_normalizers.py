@@ -60,6 +60,12 @@ def bert_with(**switches):
         ([{"strip_accents": True}, {}], ["split_chinese"], ["strip_accents"]),
         ([{"split_chinese": False}, {"split_chinese": False}], [], []),
         ([{"split_chinese": False}, {}], ["split_chinese"], ["split_chinese"]),
+        # Teachers that differ at all need words that all of them agree on.
+        (
+            [{"split_chinese": False, "strip_accents": True}, {"split_chinese": False}],
+            ["split_chinese"],
+            ["strip_accents", "split_chinese"],
+        ),
     ],
 )
 def test_the_student_keeps_more_of_the_text_where_teachers_differ(settings, student, differing):
