@@ -8,6 +8,7 @@ tokens, gold or a teacher's candidates, are dot products with rows of the table 
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +92,7 @@ def _log_normalizer(width: int, shards: int, rows: Array, table: Array, bias: Ar
 
 
 def _forward(width: int, shards: int, rows: Array, table: Array, bias: Array) -> tuple[tuple[Array, Array], tuple]:
-    found = _log_normalizer(width, shards, rows, table, bias)
+    found: Any = _log_normalizer(width, shards, rows, table, bias)
     return found, (rows, table, bias, found[0])
 
 
