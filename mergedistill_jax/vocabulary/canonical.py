@@ -25,7 +25,7 @@ SPECIAL = tuple(tokens[0] for tokens in SPECIAL_TOKENS.values())
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _ATOM = re.compile(r"<0x[0-9A-F]{2}>|.", re.DOTALL)
-_PLACEHOLDER = re.compile(r"\[unused\d*\]|\[[A-Z]+\d*\]|<unused_?\d+>|madeupword\d+|<.+>NOTUSED", re.DOTALL)
+_PLACEHOLDER = re.compile(r"\[unused\d*\]|<unused_?\d+>|madeupword\d+|<.+>NOTUSED", re.DOTALL)
 _ASCII_MARKS = frozenset(map(chr, [*range(33, 48), *range(58, 65), *range(91, 97), *range(123, 127)]))
 # The blocks that BERT's normaliser sets apart by spaces (Devlin et al. 2019, multilingual models).
 _CHINESE = (
@@ -50,7 +50,7 @@ def canonical_tokens(teacher: TeacherTokenizer) -> list[str | None]:
         VocabularyError: the tokenizer is of no family known here.
     """
     roles = dict(zip(teacher.special_ids, SPECIAL, strict=True))
-    never = set(getattr(teacher, "extra_special_ids", ()))
+    never = set(teacher.extra_special_ids)
     spell = _speller(teacher)
     return [
         roles[index] if index in roles else None if index in never or _PLACEHOLDER.fullmatch(token) else spell(token)

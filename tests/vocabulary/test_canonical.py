@@ -156,7 +156,6 @@ def test_special_tokens_go_by_their_role(teacher):
         (bert, "[unused0]"),
         (bert, "[unused99]"),
         (bert, "[EOS]"),
-        (bert, "[SPEC2]"),
         (unigram, "</s>NOTUSED"),
         (unigram, "<unused_3>"),
         (unigram, "<unused12>"),
