@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import sentencepiece
 from conftest import TEXTS
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -143,7 +142,7 @@ def byte_level_files(special: tuple[str, ...] = ("<s>", "<pad>", "</s>", "<unk>"
     tokenizer.train_from_iterator(LEARNED_FROM, trainer)
     cls, sep = (special[0], special[2])
     tokenizer.post_processor = processors.RobertaProcessing(
-        (sep, tokenizer.token_to_id(sep)), (cls, tokenizer.token_to_id(cls)), True, False
+        (sep, tokenizer.token_to_id(sep)), (cls, tokenizer.token_to_id(cls)), trim_offsets=True, add_prefix_space=False
     )
     content = json.loads(tokenizer.to_str())
     merges = "#version: 0.2\n" + "".join(f"{' '.join(pair)}\n" for pair in content["model"]["merges"])
@@ -186,7 +185,3 @@ def unigram_json(*, byte_fallback: bool, normalizer: normalizers.Normalizer | No
 def names(*roles: str, **tokens: str) -> Mapping[str, str]:
     """{"mask_token": "[MASK]", ...} for BERT's names, or those given."""
     return {f"{role}_token": f"[{role.upper()}]" for role in roles} | {f"{r}_token": t for r, t in tokens.items()}
-
-
-def words_never_go_back(teacher: TeacherTokenizer, text: str) -> bool:
-    return bool((np.diff([word for _, word in pieces_and_words(teacher, text)]) >= 0).all())

@@ -44,7 +44,7 @@ def _load_config(folder: epath.PathLike) -> tuple[Family, ModelConfig, dict[str,
 def load_masked_lm(folder: epath.PathLike) -> tuple[ModelConfig, dict[str, Any]]:
     """Config and float32 parameters (NumPy arrays) for `heads.masked_language_model`.
 
-    All rows of the vocabulary are kept, also those beyond the tokenizer's tokens: see `count_tokens`.
+    All rows of the vocabulary are kept, also those beyond the tokenizer's tokens.
 
     Raises:
         FileNotFoundError: config.json or the weights are not there.

@@ -1,21 +1,13 @@
-"""The tokenizer beside a model: which file it is, how many tokens it has, its hash, and the files an export writes."""
+"""The tokenizer beside a model: the files that an export writes."""
 
 import dataclasses
-import hashlib
 import json
 from typing import Any
 
-import sentencepiece
 import tokenizers
 from etils import epath
 
 from mergedistill_jax.models.huggingface_weights import read_json
-
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
-"""In order of preference: what AutoTokenizer would read first."""
-
-# The fields of tokenizer_config.json that change the ids that a vocab.txt gives.
-_VOCAB_TXT_FIELDS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,52 +19,6 @@ class SpecialTokens:
     cls: str = "[CLS]"
     sep: str = "[SEP]"
     mask: str = "[MASK]"
-
-
-def find_tokenizer(folder: epath.PathLike) -> epath.Path:
-    """The tokenizer's own file.
-
-    Raises:
-        FileNotFoundError: the folder holds none of TOKENIZER_FILES.
-    """
-    folder = epath.Path(folder)
-    for name in TOKENIZER_FILES:
-        if (folder / name).exists():
-            return folder / name
-    raise FileNotFoundError(f"{folder}: found no tokenizer, expected one of {', '.join(TOKENIZER_FILES)}")
-
-
-def count_tokens(folder: epath.PathLike) -> int:
-    """Rows of the output layer that a token stands for: the highest token id and one.
-
-    A model may have more rows (vocab_size), added to fill up a multiple of 8 or 128: those must never be predicted.
-    """
-    path = find_tokenizer(folder)
-    if path.name == "tokenizer.json":
-        return max(load_fast_tokenizer(path).get_vocab(with_added_tokens=True).values()) + 1
-    if path.name == "vocab.txt":
-        # Only \n ends a line: str.splitlines would also split at U+2028 and the like, which vocabularies contain.
-        return path.read_bytes().removesuffix(b"\n").count(b"\n") + 1
-    return sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes()).get_piece_size()
-
-
-def tokenizer_hash(folder: epath.PathLike) -> str:
-    """blake2b (16 bytes, hex) of what decides the ids of a text.
-
-    That is the content of tokenizer.json however it is formatted; or vocab.txt with the casing fields of
-    tokenizer_config.json; or the bytes of the SentencePiece model.
-    """
-    path = find_tokenizer(folder)
-    digest = hashlib.blake2b(path.name.encode(), digest_size=16)
-    if path.name == "tokenizer.json":
-        digest.update(json.dumps(read_json(path), sort_keys=True).encode())
-    else:
-        digest.update(path.read_bytes())
-    if path.name == "vocab.txt":
-        config_path = path.parent / "tokenizer_config.json"
-        config = read_json(config_path) if config_path.exists() else {}
-        digest.update(json.dumps([config.get(field) for field in _VOCAB_TXT_FIELDS]).encode())
-    return digest.hexdigest()
 
 
 def load_fast_tokenizer(path: epath.Path) -> tokenizers.Tokenizer:

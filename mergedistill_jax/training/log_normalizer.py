@@ -96,7 +96,7 @@ def _forward(width: int, shards: int, rows: Array, table: Array, bias: Array) ->
     return found, (rows, table, bias, found[0])
 
 
-def _backward(width: int, shards: int, saved: tuple, cotangents: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+def _backward(width: int, shards: int, saved: tuple, cotangents: tuple[Array, Any]) -> tuple[Array, Array, Array]:
     """The gradient of a log-sum-exp is the softmax: made again chunk by chunk."""
     rows, table, bias, lse = saved
     gradient, _ = cotangents

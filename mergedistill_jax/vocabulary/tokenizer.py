@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import operator
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -146,7 +147,8 @@ class TeacherTokenizer:
         starts at that character.
         """
         encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        starts = [np.fromiter((s for s, _ in e.offsets), np.int64, len(e.ids)) for e in encodings]
+        first = operator.itemgetter(0)
+        starts = [np.fromiter(map(first, one.offsets), np.int64, len(one)) for one in encodings]
         if self._byte_of_id is not None:
             for text, encoding, start in zip(texts, encodings, starts, strict=True):
                 spread_byte_pieces(text, encoding, start, self._byte_of_id, self.tokenizer.normalizer)

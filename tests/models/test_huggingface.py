@@ -27,7 +27,7 @@ from mergedistill_jax.models.huggingface import (
 )
 from mergedistill_jax.models.huggingface_weights import read_tensors, weights_hash
 from mergedistill_jax.models.model_card import Evaluation, Teacher, model_card
-from mergedistill_jax.models.tokenizer_files import SpecialTokens, count_tokens, tokenizer_hash
+from mergedistill_jax.models.tokenizer_files import SpecialTokens
 
 TEXTS = [
     "Every morning the small boat crosses the river, and nobody asks why.",
@@ -650,46 +650,11 @@ def test_tensors_are_read_under_their_stored_names(teacher):
     assert read_tensors(folder).keys() == tensors.keys()
 
 
-def test_count_tokens_and_hash_of_tokenizer_json(tmp_path, save, tokenizer_file):
+def test_rows_without_a_token_are_kept(tmp_path, save, tokenizer_file):
     folder = save(tmp_path / "student")
     vocabulary = tokenizers.Tokenizer.from_file(str(tokenizer_file)).get_vocab()
-    assert count_tokens(folder) == len(vocabulary) < load_encoder_config(folder).vocab_size
-    assert load_masked_lm(folder)[1]["decoder_bias"].shape == (700,)  # rows without a token are kept
-    before = tokenizer_hash(folder)
-    content = json.loads((folder / "tokenizer.json").read_text())
-    (folder / "tokenizer.json").write_text(json.dumps(content, indent=4))
-    assert tokenizer_hash(folder) == before
-    content["normalizer"]["lowercase"] = True
-    (folder / "tokenizer.json").write_text(json.dumps(content))
-    assert tokenizer_hash(folder) != before
-
-
-def test_count_tokens_and_hash_of_vocab_txt(tmp_path):
-    vocab = tmp_path / "vocab.txt"
-    vocab.write_text("[PAD]\n[UNK]\n\u2028\n\x85\nword\n", newline="")  # line separators of Unicode are tokens here
-    assert count_tokens(tmp_path) == 5
-    vocab.write_text("[PAD]\n[UNK]\n\u2028\n\x85\nword", newline="")
-    assert count_tokens(tmp_path) == 5
-    cased = tokenizer_hash(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
-    uncased = tokenizer_hash(tmp_path)
-    vocab.write_text("[PAD]\n[UNK]\nword\n")
-    assert len({cased, uncased, tokenizer_hash(tmp_path)}) == 3
-
-
-def test_count_tokens_of_a_sentencepiece_model(tmp_path):
-    sentencepiece = pytest.importorskip("sentencepiece")
-    with (tmp_path / "spiece.model").open("wb") as file:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(TEXTS[:2]), model_writer=file, vocab_size=40, minloglevel=2
-        )
-    assert count_tokens(tmp_path) == 40
-    assert len(tokenizer_hash(tmp_path)) == 32
-
-
-def test_a_folder_without_tokenizer_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"found no tokenizer, expected one of tokenizer\.json, vocab\.txt"):
-        count_tokens(tmp_path)
+    assert len(vocabulary) < load_encoder_config(folder).vocab_size
+    assert load_masked_lm(folder)[1]["decoder_bias"].shape == (700,)
 
 
 # ---------------------------------------------------------------- the card

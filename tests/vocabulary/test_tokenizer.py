@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,3 +270,16 @@ def test_the_two_files_of_multilingual_bert_agree(tmp_path, data_folder):
     one, other = load_tokenizer(plain), assert_as_transformers(whole, REAL_TEXTS)
     assert one.vocabulary_hash == other.vocabulary_hash
     assert [i for i, _ in one.encode_batch(REAL_TEXTS)] == [i for i, _ in other.encode_batch(REAL_TEXTS)]
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_the_benchmark_finds_no_differing_id(data_folder):
+    """A few lines of every file of real text, with every real vocabulary."""
+    script = Path(__file__).parents[2] / "benchmarks" / "tokenising.py"
+    command = [sys.executable, str(script), "--data", str(data_folder), "--limit", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own script
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert len(rows) == 7
+    assert all(row[-5:-3] == ["0", "0"] for row in rows)

@@ -1,7 +1,8 @@
-"""Every family of teachers is tokenised as AutoTokenizer does, from files as published and as transformers saves them."""
+"""Every family of teachers is tokenised as AutoTokenizer does, from files as published and as transformers saves."""
 
-import json
+import random
 
+import numpy as np
 import pytest
 from published_folders import (
     LEARNED_FROM,
@@ -19,7 +20,8 @@ from published_folders import (
 )
 from tokenizers import normalizers
 
-from mergedistill_jax.vocabulary.learning import learn_wordpiece
+from mergedistill_jax.vocabulary.folder import write_vocabulary
+from mergedistill_jax.vocabulary.id_map import whole_map
 from mergedistill_jax.vocabulary.tokenizer import VocabularyError, load_tokenizer, wordpiece_tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzACDEÉéàñü北京大學語ह"
@@ -228,3 +230,84 @@ def test_as_saved_by_transformers(family):
     mine, first = assert_as_transformers(saved), load_tokenizer(family)
     assert mine.tokens == first.tokens
     assert mine.encode_with_special_tokens(SENTENCES) == first.encode_with_special_tokens(SENTENCES)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_frame_of_the_packing_is_the_published_one(tmp_path, name):
+    """Packing sets cls and sep around the ids; a plain SentencePiece model has no frame of its own."""
+    teacher = load_tokenizer(write(tmp_path / name, **FAMILIES[name]))
+    text = SENTENCES[2]
+    ((ids, _),) = teacher.encode_batch([text])
+    (framed,) = teacher.encode_with_special_tokens([text])
+    assert framed == (ids if name.startswith("plain") else [teacher.cls_id, *ids, teacher.sep_id])
+
+
+def test_a_vocabulary_folder_keeps_roles_of_unusual_names(tmp_path):
+    """Among [MASK] and <mask>, the folder's own settings choose."""
+    teacher = load_tokenizer(write(tmp_path / "bert", **FAMILIES["bert_with_decoder"]))
+    assert teacher.tokens[teacher.mask_id] == "<mask>"
+    assert "[MASK]" in teacher.tokens
+    own = whole_map(np.arange(len(teacher.tokens), dtype=np.int32))
+    kept = write_vocabulary(tmp_path / "vocabulary", teacher, {"one": (teacher, own)}, {}).teacher_tokenizer("one")
+    assert kept.special_ids == teacher.special_ids
+    assert kept.tokenizer_hash == teacher.tokenizer_hash
+
+
+SETTINGS = {
+    "do_lower_case": [True, False],
+    "strip_accents": [True, False, None],
+    "tokenize_chinese_chars": [True, False],
+    "add_prefix_space": [True, False],
+    "keep_accents": [True, False],
+    "mask_token": [
+        "<mask>",
+        "[MASK]",
+        {**MASK, "__type": "AddedToken"},
+        {**MASK, "normalized": True, "__type": "AddedToken"},
+    ],
+    "pad_token": ["<pad>", "[PAD]"],
+    "bos_token": ["<s>", "[CLS]", "<bos>"],
+    "eos_token": ["</s>", "[SEP]", "la"],
+    "additional_special_tokens": [["la"], ["the", "<X>"], []],
+    "extra_special_tokens": [["la"], {"foo_token": "the"}, []],
+    "tokenizer_class": [
+        *("BertTokenizer", "PreTrainedTokenizerFast", "RobertaTokenizerFast", "XLMRobertaTokenizer"),
+        *("CamembertTokenizer", "AlbertTokenizer", "DistilBertTokenizer", "TokenizersBackend"),
+    ],
+    "add_bos_token": [True, False],
+    "foo_token": ["la"],
+    "added_tokens_decoder": [
+        {str(index): {**MASK, "content": token, "special": special}}
+        for index, token, special in ((0, "[PAD]", True), (len(BERT), "the <mask>", False), (4, "<mask>", True))
+    ],
+}
+
+
+def test_whatever_the_settings_the_ids_are_those_of_transformers_or_none(tmp_path):
+    """Settings thrown together: each folder is refused, or tokenised as AutoTokenizer does."""
+    from transformers import AutoTokenizer  # noqa: PLC0415 - slow
+
+    rng = random.Random(3)
+    same = refused = 0
+    for trial in range(100):
+        files = dict(FAMILIES[rng.choice(list(FAMILIES))])
+        chosen = {key: rng.choice(values) for key, values in SETTINGS.items() if rng.random() < 0.08}
+        files["tokenizer_config__json"] = {**files.get("tokenizer_config__json", {}), **chosen}
+        if rng.random() < 0.15:
+            files["special_tokens_map__json"] = {
+                rng.choice(["mask_token", "pad_token"]): rng.choice(["<mask>", "<pad>", MASK]),
+                "additional_special_tokens": ["the"],
+            }
+        folder = write(tmp_path / str(trial), **files)
+        try:
+            mine = load_tokenizer(folder)
+        except VocabularyError:
+            refused += 1
+            continue
+        theirs = AutoTokenizer.from_pretrained(str(folder))
+        for text, (ids, _) in zip(SENTENCES, mine.encode_batch(SENTENCES), strict=True):
+            assert ids == theirs(text, add_special_tokens=False)["input_ids"], (files, text)
+        assert mine.encode_with_special_tokens(SENTENCES) == theirs(SENTENCES)["input_ids"], files
+        same += 1
+    assert same > 40
+    assert refused > 15
