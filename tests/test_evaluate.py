@@ -199,6 +199,7 @@ def cut_vocabulary(merge: Merge, folder: Path) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_unseen_tokens_of_a_cut_vocabulary_are_counted_in_every_record(merge: Merge, tmp_path: Path) -> None:
     """Also in one of which no position is left to predict: all words hidden in it are cut."""
     vocabulary = cut_vocabulary(merge, tmp_path / "vocabulary")
@@ -249,6 +250,7 @@ def own_heldout(merge: Merge) -> dict[str, str]:
     return folders
 
 
+@pytest.mark.slow
 def test_both_policies_are_scored_side_by_side(
     merge: Merge, own_heldout: dict[str, str], report: tuple[Path, Report, EvaluateConfig]
 ) -> None:

@@ -106,6 +106,7 @@ def test_the_run_is_described_in_its_folder(merge: Merge, undisturbed: tuple[Pat
     assert run.settings["optimizer"]["learning_rate"]["peak"] == 3e-2
 
 
+@pytest.mark.slow
 def test_a_run_in_two_sittings_is_the_undisturbed_one(
     merge: Merge, tmp_path: Path, undisturbed: tuple[Path, TrainState]
 ) -> None:
@@ -141,6 +142,7 @@ def test_tokens_are_counted_as_they_stood_in_the_batches(merge: Merge, undisturb
     }
 
 
+@pytest.mark.slow
 def test_counts_that_were_lost_are_not_made_up(merge: Merge, tmp_path: Path) -> None:
     """A run that went on without the counts of its first sitting has none, rather than wrong ones."""
     train(train_config(merge, tmp_path, steps=20, stop_after=10, heldout=None))

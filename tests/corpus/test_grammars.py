@@ -185,6 +185,7 @@ def test_russian_numerals_and_prepositions_govern_their_cases(sentences):
 # --- worth learning ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("language", "word", "tags"),
     [

@@ -136,6 +136,7 @@ def test_what_does_not_fit_is_refused(merge, vocabulary, random_student):
         start_from_teachers(narrow, StartConfig(teachers=merge.teachers), vocabulary)
 
 
+@pytest.mark.slow
 def test_a_run_starts_so_once_and_is_another_run_than_a_random_one(merge, tmp_path, capsys):
     start = StartConfig(teachers=merge.teachers)
     config = train_config(merge, tmp_path, start=start, steps=20, stop_after=10)

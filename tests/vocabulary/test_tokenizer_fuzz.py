@@ -134,6 +134,7 @@ def mutated_json(content, rng):
         inner = inner[key]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUZZED)
 def test_a_mutated_file_works_or_is_refused_in_one_line(tmp_path, name):
     """Twenty mutations of each file, the same in each run."""
