@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -24,12 +23,12 @@ from mergedistill_jax.training.partitioning import (
     make_mesh,
     place_batch,
     require_divisible,
-    shardings_of,
     vocabulary_shards,
 )
+from mergedistill_jax.training.program import Program, make_program
 from mergedistill_jax.training.progress import Progress
 from mergedistill_jax.training.schedules import GoldWeight
-from mergedistill_jax.training.step import StepConfig, TrainState, make_eval_step, make_train_step
+from mergedistill_jax.training.step import StepConfig, TrainState, make_eval_step
 from mergedistill_jax.training.token_counts import TokenCounts
 from mergedistill_jax.vocabulary.folder import read_vocabulary
 
@@ -49,7 +48,9 @@ class TrainConfig:
         gold_weight: lambda over training.
         heldout: mixture to evaluate on every `evaluate_every` steps and at the end, or None.
         evaluate_every: None: never, although held-out records are named.
-        model_parallelism: devices that share one copy of the model; the rest is the data axis.
+        model_parallelism: devices that share the width and the vocabulary of one copy of the model.
+        fsdp_parallelism: groups of devices over which parameters and optimizer state are divided; what is left of the
+            devices is the data axis.
         vocabulary_chunk: tokens of the vocabulary that the loss takes at a time, on all devices together. Small chunks
             save memory; the result is the same.
         stop_after: leaves after this many steps in total, resumable (for sittings); None runs to the end. A multiple
@@ -68,6 +69,7 @@ class TrainConfig:
     distillation: DistillationConfig = DistillationConfig()
     num_microbatches: int = 1
     model_parallelism: int = 1
+    fsdp_parallelism: int = 1
     vocabulary_chunk: int = 2048
     dtype: str = "float32"
     seed: int = 0
@@ -112,40 +114,26 @@ def train(config: TrainConfig) -> TrainState:
     if heldout:
         _require_same_vocabulary(mixture, heldout)
     encoder = _encoder(config, mixture)
-    mesh = make_mesh(config.model_parallelism)
+    mesh = make_mesh(config.model_parallelism, fsdp_parallelism=config.fsdp_parallelism)
     require_divisible(config.batch_size, mesh)
     open_run(config.output, _describe(config, encoder, mixture))
     model = masked_language_model(encoder, jnp.dtype(config.dtype))
-    optimizer = config.optimizer.optimizer(config.steps)
+    apply_fn = functools.partial(model.apply, method="projection")
+    program = _program(config, model, apply_fn, encoder, mixture, mesh)
 
     checkpoints = Checkpoints(config.output, save_every=config.save_every)
-    state, shardings = _initial_state(model, optimizer, mixture, config, mesh)
+    state = program.initialise(jax.random.fold_in(jax.random.key(config.seed), 0))
     if checkpoints.latest_step is not None:
         state = checkpoints.restore(state)
     elif config.start is not None:
-        state = _started(state, shardings, config.start, mixture)
+        state = _started(state, program.shardings, config.start, mixture)
     start = int(state.step)
     print(_announcement(config, encoder, mixture, state, start, mesh))
 
-    step_config = StepConfig(
-        num_sources=len(mixture.sources),
-        has_teacher=mixture.k > 0,
-        distillation=config.distillation,
-        num_microbatches=config.num_microbatches,
-        with_dropout=encoder.dropout_rate > 0,
-        chunk_size=config.vocabulary_chunk,
-        vocabulary_shards=vocabulary_shards(encoder.vocab_size, mesh),
-    )
-    apply_fn = functools.partial(model.apply, method="projection")
-    step_fn = jax.jit(
-        make_train_step(apply_fn, optimizer, config.gold_weight.schedule(config.steps), step_config),
-        donate_argnums=0,
-        out_shardings=(shardings, None),
-    )
     evaluate = None
     if heldout is not None and config.evaluate_every is not None:
         evaluate = functools.partial(_evaluate, apply_fn, heldout, config, mesh)
-    state = _loop(config, mixture, state, start, step_fn, evaluate, checkpoints, mesh)
+    state = _loop(config, mixture, state, start, program.train_step, evaluate, checkpoints, mesh)
     checkpoints.close()
     print(f"train: {int(state.step):,} of {config.steps:,} steps done, checkpoints and logs in {config.output}")
     print("next: mergedistill export, then mergedistill evaluate")
@@ -215,21 +203,33 @@ def _compiled_eval(apply_fn: Callable[..., Any], step_config: StepConfig) -> Cal
     return jax.jit(make_eval_step(apply_fn, step_config))
 
 
-def _initial_state(
-    model: MaskedLanguageModel, optimizer: Any, mixture: RecordMixture, config: TrainConfig, mesh: Mesh
-) -> tuple[TrainState, Any]:
-    """A fresh state laid out over the mesh, and its shardings."""
+def _program(
+    config: TrainConfig,
+    model: MaskedLanguageModel,
+    apply_fn: Callable[..., Any],
+    encoder: EncoderConfig,
+    mixture: RecordMixture,
+    mesh: Mesh,
+) -> Program:
     example = (jnp.zeros((1, mixture.max_length), jnp.int32), jnp.ones((1, mixture.max_length), bool))
     positions = jnp.zeros((1, mixture.max_predictions), jnp.int32)
-
-    def initialise(key: jax.Array) -> TrainState:
-        params = model.init(key, *example, positions)["params"]
-        return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
-
-    key = jax.random.fold_in(jax.random.key(config.seed), 0)
-    shardings = shardings_of(jax.eval_shape(initialise, key), mesh)
-    state = jax.jit(lambda key: nn.unbox(initialise(key)), out_shardings=shardings)(key)
-    return state, shardings
+    step_config = StepConfig(
+        num_sources=len(mixture.sources),
+        has_teacher=mixture.k > 0,
+        distillation=config.distillation,
+        num_microbatches=config.num_microbatches,
+        with_dropout=encoder.dropout_rate > 0,
+        chunk_size=config.vocabulary_chunk,
+        vocabulary_shards=vocabulary_shards(encoder.vocab_size, mesh),
+    )
+    return make_program(
+        lambda key: model.init(key, *example, positions)["params"],
+        apply_fn,
+        config.optimizer.optimizer(config.steps),
+        config.gold_weight.schedule(config.steps),
+        step_config,
+        mesh,
+    )
 
 
 def _started(state: TrainState, shardings: Any, start: StartConfig, mixture: RecordMixture) -> TrainState:

@@ -302,7 +302,7 @@ def test_a_mixture_that_nobody_registered_is_refused(merge: Merge, tmp_path: Pat
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(merge: Merge, tmp_path: Path) -> None:
     config = train_config(merge, tmp_path / "run", batch_size=12)
-    refused(config, ValueError, "batch_size: found 12, expected a multiple of the data axis, 8")
+    refused(config, ValueError, "batch_size: found 12, expected a multiple of the data axis times the fsdp axis, 8")
 
 
 def test_an_encoder_without_a_size_is_refused(merge: Merge, tmp_path: Path) -> None:

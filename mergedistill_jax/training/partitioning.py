@@ -10,14 +10,17 @@ from flax.linen import spmd
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-DATA, MODEL = "data", "model"
+DATA, FSDP, MODEL = "data", "fsdp", "model"
+
+BATCH_SPEC = P((DATA, FSDP))
+"""A batch's rows lie over the data and the fsdp axis; what a parameter is divided by decides nothing about it."""
 
 LOGICAL_AXIS_RULES = (
-    ("batch", DATA),
+    ("batch", (DATA, FSDP)),
     ("vocab", MODEL),
     ("mlp", MODEL),
     ("heads", MODEL),
-    ("embed", None),
+    ("embed", FSDP),
     ("embed_out", None),
     ("kv", None),
     ("position", None),
@@ -27,16 +30,26 @@ LOGICAL_AXIS_RULES = (
 )
 
 
-def make_mesh(model_parallelism: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """A [data, model] mesh over all devices.
+def make_mesh(model_parallelism: int = 1, devices: Sequence[Any] | None = None, *, fsdp_parallelism: int = 1) -> Mesh:
+    """A [data, fsdp, model] mesh over all devices.
+
+    Args:
+        model_parallelism: devices that share the width and the vocabulary of one copy of the model.
+        devices: all of the job by default.
+        fsdp_parallelism: groups of devices over which parameters and optimizer state are divided, while each works on
+            its own rows of the batch (Zhao et al. 2023).
 
     Raises:
-        ValueError: the devices do not divide into groups of `model_parallelism`.
+        ValueError: the devices do not divide into groups of that size.
     """
     devices = jax.devices() if devices is None else devices
-    if len(devices) % model_parallelism:
-        raise ValueError(f"model_parallelism: found {model_parallelism}, expected a divisor of {len(devices)} devices")
-    return Mesh(np.array(devices).reshape(-1, model_parallelism), (DATA, MODEL))
+    for name, size in (
+        ("model_parallelism", model_parallelism),
+        ("model_parallelism * fsdp_parallelism", model_parallelism * fsdp_parallelism),
+    ):
+        if size < 1 or len(devices) % size:
+            raise ValueError(f"{name}: found {size}, expected a divisor of {len(devices)} devices")
+    return Mesh(np.array(devices).reshape(-1, fsdp_parallelism, model_parallelism), (DATA, FSDP, MODEL))
 
 
 def shardings_of(tree: Any, mesh: Mesh) -> Any:
@@ -62,20 +75,26 @@ def vocabulary_shards(vocabulary_size: int, mesh: Mesh) -> int:
     return shards if vocabulary_size % shards == 0 else 1
 
 
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts a batch is divided: the data and the fsdp axis together."""
+    return mesh.shape[DATA] * mesh.shape[FSDP]
+
+
 def require_divisible(batch_size: int, mesh: Mesh) -> None:
-    """Raises ValueError where a batch does not divide by the data axis."""
-    if batch_size % mesh.shape[DATA]:
-        raise ValueError(f"batch_size: found {batch_size}, expected a multiple of the data axis, {mesh.shape[DATA]}")
+    """Raises ValueError where a batch does not divide by the data and the fsdp axis."""
+    if batch_size % batch_parts(mesh):
+        expected = f"a multiple of the data axis times the fsdp axis, {batch_parts(mesh)}"
+        raise ValueError(f"batch_size: found {batch_size}, expected {expected}")
 
 
 def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """A global batch, known whole to every process, laid over the data axis; each process places its own rows.
+    """A global batch, known whole to every process, laid over the data and fsdp axes; each process places its own rows.
 
     Raises:
-        ValueError: the batch does not divide by the data axis.
+        ValueError: the batch does not divide by the data and the fsdp axis.
     """
     require_divisible(len(next(iter(batch.values()))), mesh)
-    sharding = NamedSharding(mesh, P(DATA))
+    sharding = NamedSharding(mesh, BATCH_SPEC)
     return {
         name: jax.make_array_from_callback(rows.shape, sharding, lambda index, rows=rows: rows[index])
         for name, rows in batch.items()
