@@ -11,7 +11,7 @@ Every step is a command that could be typed; it is printed, and skipped where it
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mergedistill_jax.corpus import grammars
@@ -64,6 +64,7 @@ class Variant:
         size: tokens of its vocabulary, a cut of the union; None: the whole union.
         policies: how text is cut for its taggers, see finetune.
         layers_from: a teacher whose layers it starts with; for a gin file that starts from teachers.
+        macros: further values for the gin file's macros: {'MISSING_MASS': 'tail'}.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Variant:
     size: int | None = None
     policies: Sequence[str] = ("teacher_routed",)
     layers_from: str | None = None
+    macros: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -269,6 +271,7 @@ def _student_steps(config: PipelineConfig, folder: _Folders, variant: Variant) -
         HELDOUT=tuple(folder.heldout(language) for language in languages),
         SEED=variant.seed,
         **start,
+        **variant.macros,
     )
     yield _step(
         "export", "export", OUTPUT=folder.export(variant.name), RUN=folder.run(variant.name), LANGUAGES=languages
