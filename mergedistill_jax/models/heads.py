@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from mergedistill_jax.models.encoder import ACTIVATIONS, Encoder, EncoderConfig, LayerNorm, dense
+from mergedistill_jax.models.encoder import ACTIVATIONS, Encoder, EncoderConfig
+from mergedistill_jax.models.linear import LayerNorm, dense
 from mergedistill_jax.models.modernbert import ModernBertConfig, ModernBertEncoder
+from mergedistill_jax.models.placement import UNPLACED, Placement
 
 ModelConfig = EncoderConfig | ModernBertConfig
 """Config of any encoder that can be loaded; students are made from an EncoderConfig."""
@@ -23,10 +25,11 @@ class MaskedLanguageModel(nn.Module):
 
     config: EncoderConfig
     dtype: DTypeLike = jnp.float32
+    placement: Placement = UNPLACED
 
     def setup(self) -> None:
         config = self.config
-        self.encoder: Encoder | ModernBertEncoder = Encoder(config, self.dtype)
+        self.encoder: Encoder | ModernBertEncoder = Encoder(config, self.dtype, self.placement)
         width, stddev = config.embedding_width, config.initializer_range
         self.transform = dense(width, ("embed", "embed_out"), stddev, "transform", dtype=self.dtype)
         self.transform_norm = LayerNorm(config.layer_norm_epsilon)
@@ -68,7 +71,7 @@ class MaskedLanguageModel(nn.Module):
     ) -> tuple[Float[Array, "b m d"], Float[Array, "v d"], Float[Array, " v"]]:
         """What the logits are made of, rows . table + bias, for a loss that takes the vocabulary in chunks."""
         rows = self.hidden_rows(token_ids, attention_mask, masked_positions, deterministic=deterministic)
-        return rows, self.encoder.embeddings.token.astype(self.dtype), self.decoder_bias
+        return rows, self.placement.table(self.encoder.embeddings.token, self.dtype), self.decoder_bias
 
 
 class ModernBertMaskedLanguageModel(MaskedLanguageModel):
@@ -90,11 +93,19 @@ def _decoder_bias(module: nn.Module, vocab_size: int) -> Any:
     return module.param("decoder_bias", zeros, (vocab_size,))
 
 
-def masked_language_model(config: ModelConfig, dtype: DTypeLike = jnp.float32) -> MaskedLanguageModel:
-    """The masked language model of any family, by the type of its config."""
+def masked_language_model(
+    config: ModelConfig, dtype: DTypeLike = jnp.float32, placement: Placement = UNPLACED
+) -> MaskedLanguageModel:
+    """The masked language model of any family, by the type of its config.
+
+    Args:
+        config: of any encoder.
+        dtype: of the matrix products; parameters, sums and logits are in float32.
+        placement: of the activations on a mesh.
+    """
     if isinstance(config, ModernBertConfig):
-        return ModernBertMaskedLanguageModel(config, dtype)
-    return MaskedLanguageModel(config, dtype)
+        return ModernBertMaskedLanguageModel(config, dtype, placement)
+    return MaskedLanguageModel(config, dtype, placement)
 
 
 class TokenClassifier(nn.Module):

@@ -1,14 +1,17 @@
-"""The log-sum-exp over a large vocabulary, in chunks: no array of [rows, vocabulary] exists, forward or backward.
+"""What a loss needs of the logits over a large vocabulary, in chunks: no array of [rows, vocabulary] exists.
 
     logits[n, v] = rows[n] . table[v] + bias[v]          log_normalizer[n] = log sum over v of exp logits[n, v]
 
 Forward walks over the vocabulary with a running maximum and sum; backward walks again and makes each chunk's softmax
-anew from the saved log-normaliser. Losses need nothing else that is as wide as the vocabulary: the logits of single
-tokens, gold or a teacher's candidates, are dot products with rows of the table (see losses.py).
+anew from the saved log-normaliser. The logits of single tokens, gold or a teacher's candidates, are dot products with
+rows of the table. Both share one gradient of the table, which is as large as the table itself: chunks are written into
+it, the single tokens' parts are added in place.
+
+A chunk's logits are [v, n], the vocabulary first, so that a TPU reduces over it down the sublanes of its registers.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,38 +20,86 @@ from jaxtyping import Array, Float, Int
 LOWEST = -1e9
 """Finite logit of what is no column of the chunk."""
 
+_ROWS = 8
+"""Rows of ones that sum a chunk by a matrix product: the fewest that fill a register of a TPU."""
 
-def log_normalizer(
+
+class VocabularyScores(NamedTuple):
+    """Scores of n rows over a vocabulary, all in float32.
+
+    Attributes:
+        log_normalizer: [n] log-sum-exp of the logits.
+        highest: [n] the largest logit; it has no gradient.
+        picked: [n, k] logits of single tokens.
+    """
+
+    log_normalizer: Any
+    highest: Any
+    picked: Any
+
+
+def vocabulary_scores(
     rows: Float[Array, "n d"],
     table: Float[Array, "v d"],
     bias: Float[Array, " v"],
+    ids: Int[Array, "n k"],
     *,
     chunk_size: int,
     shards: int = 1,
-) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
-    """Log-normalisers in float32, and the best token of each row, which has no gradient.
+) -> VocabularyScores:
+    """Log-normalisers, the highest logits, and the logits of single tokens.
 
     Args:
         rows: in the dtype of the matrix products; sums are in float32 always.
-        table: of the vocabulary, in the dtype of the rows.
+        table: of the vocabulary, in any dtype: each chunk is converted to that of the rows as it is read, and the
+            gradient comes in the table's own.
         bias: of the vocabulary.
-        chunk_size: columns at a time, over all shards together.
+        ids: tokens whose logits are wanted.
+        chunk_size: tokens of the vocabulary at a time, over all shards together.
         shards: of the table's first axis over devices: a chunk takes the same columns of every shard, so that all
-            devices work on each. Must divide v.
+            devices work on each, and they exchange nothing until the end. Must divide v.
     """
     if table.shape[0] % shards:
         raise ValueError(f"shards: found {shards}, expected a divisor of the vocabulary, {table.shape[0]}")
     width = max(1, min(chunk_size // shards, table.shape[0] // shards))
-    if width * shards == table.shape[0]:  # one chunk: nothing is saved by making the softmax twice
-        logits = jnp.einsum("nd,vd->nv", rows, table, preferred_element_type=jnp.float32) + bias.astype(jnp.float32)
-        return jax.nn.logsumexp(logits, axis=-1), jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return _log_normalizer(width, shards, rows, table, bias)
+    found: Any = _scores(width, shards, rows, table, bias, ids)
+    return VocabularyScores(*found)
+
+
+def log_normalizer(
+    rows: Float[Array, "n d"], table: Float[Array, "v d"], bias: Float[Array, " v"], *, chunk_size: int
+) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
+    """Log-normalisers and the most probable token of each row, of equals the first: for predictions, no gradient."""
+    folded, folded_bias = _folded(table, bias, 1)
+    width = max(1, min(chunk_size, len(table)))
+
+    def step(carry: tuple[Array, Array, Array], index: Array) -> tuple[tuple[Array, Array, Array], None]:
+        highest, total, best = carry
+        part, part_bias, valid, start = _chunk(folded, folded_bias, index, width)
+        logits = _logits(rows, part, part_bias, valid)[0]
+        top, here = jnp.max(logits, axis=0), jnp.argmax(logits, axis=0)
+        raised = jnp.maximum(highest, top)
+        total = total * jnp.exp(highest - raised) + jnp.sum(jnp.exp(logits - raised), axis=0)
+        return (raised, total, jnp.where(top > highest, start + here, best)), None
+
+    count = len(rows)
+    first = (jnp.full(count, 2 * LOWEST, jnp.float32), jnp.zeros(count, jnp.float32), jnp.zeros(count, jnp.int32))
+    (highest, total, best), _ = jax.lax.scan(step, first, jnp.arange(-(-len(table) // width)))
+    return highest + jnp.log(total), best
+
+
+def token_logits(
+    rows: Float[Array, "n d"], table: Float[Array, "v d"], bias: Float[Array, " v"], ids: Int[Array, "n k"]
+) -> Float[Array, "n k"]:
+    """Logits of single tokens, in float32."""
+    picked = jnp.einsum("nd,nkd->nk", rows, table[ids].astype(rows.dtype), preferred_element_type=jnp.float32)
+    return picked + bias[ids].astype(jnp.float32)
 
 
 def _chunk(table: Array, bias: Array, index: Array, width: int) -> tuple[Array, Array, Array, Array]:
     """Chunk number `index` of [shards, v / shards] columns: its table, bias, validity and start.
 
-    The last chunk begins early enough to be whole; columns that the one before it had are not valid.
+    The last chunk begins early enough to be whole; columns that the one before it has are not valid.
     """
     size = table.shape[1]
     start = jnp.minimum(index * width, size - width)
@@ -58,9 +109,9 @@ def _chunk(table: Array, bias: Array, index: Array, width: int) -> tuple[Array, 
 
 
 def _logits(rows: Array, part: Array, bias: Array, valid: Array) -> Array:
-    """[n, shards, width] in float32."""
-    found = jnp.einsum("nd,swd->nsw", rows, part, preferred_element_type=jnp.float32) + bias
-    return jnp.where(valid, found, LOWEST)
+    """[shards, width, n] in float32."""
+    found = jnp.einsum("swd,nd->swn", part.astype(rows.dtype), rows, preferred_element_type=jnp.float32)
+    return jnp.where(valid[:, None], found + bias[..., None], LOWEST)
 
 
 def _folded(table: Array, bias: Array, shards: int) -> tuple[Array, Array]:
@@ -68,74 +119,71 @@ def _folded(table: Array, bias: Array, shards: int) -> tuple[Array, Array]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _log_normalizer(width: int, shards: int, rows: Array, table: Array, bias: Array) -> tuple[Array, Array]:
+def _scores(width: int, shards: int, rows: Array, table: Array, bias: Array, ids: Array) -> tuple[Array, Array, Array]:
     folded, folded_bias = _folded(table, bias, shards)
-    size = folded.shape[1]
+    size, count = folded.shape[1], len(rows)
+    ones = jnp.ones((_ROWS, width), jnp.float32)
 
-    def step(carry: tuple[Array, Array, Array], index: Array) -> tuple[tuple[Array, Array, Array], None]:
-        highest, total, best = carry
-        part, part_bias, valid, start = _chunk(folded, folded_bias, index, width)
-        logits = _logits(rows, part, part_bias, valid).reshape(len(rows), -1)
-        here = jnp.argmax(logits, axis=-1)
-        top = jnp.max(logits, axis=-1)
-        shard, column = here // width, here % width
-        best = jnp.where(top > highest, shard * size + start + column, best)
-        raised = jnp.maximum(highest, top)
-        total = total * jnp.exp(highest - raised) + jnp.sum(jnp.exp(logits - raised[:, None]), axis=-1)
-        return (raised, total, best), None
+    def step(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
+        highest, total = carry
+        part, part_bias, valid, _ = _chunk(folded, folded_bias, index, width)
+        logits = _logits(rows, part, part_bias, valid)
+        raised = jnp.maximum(highest, jnp.max(logits, axis=1))
+        shares = jnp.exp(logits - raised[:, None, :])
+        # HIGH keeps 16 bits and more of each share where a matrix unit would round to 8.
+        summed = jnp.einsum("ow,swn->son", ones, shares, precision=jax.lax.Precision.HIGH)[:, 0]
+        return (raised, total * jnp.exp(highest - raised) + summed), None
 
-    count = len(rows)
     # Below LOWEST, so that the first chunk always wins; finite, so that no difference is NaN.
-    first = (jnp.full(count, 2 * LOWEST, jnp.float32), jnp.zeros(count, jnp.float32), jnp.zeros(count, jnp.int32))
-    (highest, total, best), _ = jax.lax.scan(step, first, jnp.arange(-(-size // width)))
-    return highest + jnp.log(total), best
+    first = (jnp.full((shards, count), 2 * LOWEST, jnp.float32), jnp.zeros((shards, count), jnp.float32))
+    (highest, total), _ = jax.lax.scan(step, first, jnp.arange(-(-size // width)))
+    top = jnp.max(highest, axis=0)
+    return top + jnp.log(jnp.sum(total * jnp.exp(highest - top), axis=0)), top, token_logits(rows, table, bias, ids)
 
 
-def _forward(width: int, shards: int, rows: Array, table: Array, bias: Array) -> tuple[tuple[Array, Array], tuple]:
-    found: Any = _log_normalizer(width, shards, rows, table, bias)
-    return found, (rows, table, bias, found[0])
+def _forward(
+    width: int, shards: int, rows: Array, table: Array, bias: Array, ids: Array
+) -> tuple[tuple[Array, Array, Array], tuple]:
+    found: Any = _scores(width, shards, rows, table, bias, ids)
+    return found, (rows, table, bias, ids, found[0])
 
 
-def _backward(width: int, shards: int, saved: tuple, cotangents: tuple[Array, Any]) -> tuple[Array, Array, Array]:
+def _backward(width: int, shards: int, saved: tuple, cotangents: tuple) -> tuple[Array, Array, Array, None]:
     """The gradient of a log-sum-exp is the softmax: made again chunk by chunk."""
-    rows, table, bias, lse = saved
-    gradient, _ = cotangents
+    rows, table, bias, ids, lse = saved
+    gradient, _, of_picked = cotangents
     folded, folded_bias = _folded(table, bias, shards)
+    chunks = -(-folded.shape[1] // width)
 
     def step(carry: tuple[Array, Array, Array], index: Array) -> tuple[tuple[Array, Array, Array], None]:
         of_rows, of_table, of_bias = carry
         part, part_bias, valid, start = _chunk(folded, folded_bias, index, width)
-        share = jnp.exp(_logits(rows, part, part_bias, valid) - lse[:, None, None]) * gradient[:, None, None]
+        share = jnp.exp(_logits(rows, part, part_bias, valid) - lse) * gradient
         narrow = share.astype(rows.dtype)
-        of_rows += jnp.einsum("nsw,swd->nd", narrow, part, preferred_element_type=jnp.float32)
-        of_part = jnp.einsum("nsw,nd->swd", narrow, rows, preferred_element_type=jnp.float32)
-        of_table = _add(of_table, of_part, start)
-        of_bias = _add(of_bias, jnp.sum(share, axis=0), start)
+        of_rows += jnp.einsum("swn,swd->snd", narrow, part.astype(rows.dtype), preferred_element_type=jnp.float32)
+        of_part = jnp.einsum("swn,nd->swd", narrow, rows, preferred_element_type=jnp.float32)
+        of_table = jax.lax.dynamic_update_slice_in_dim(of_table, of_part.astype(table.dtype), start, axis=1)
+        of_bias = jax.lax.dynamic_update_slice_in_dim(of_bias, jnp.sum(share, axis=2), start, axis=1)
         return (of_rows, of_table, of_bias), None
 
-    zeros = (jnp.zeros(rows.shape, jnp.float32), jnp.zeros(folded.shape, jnp.float32), jnp.zeros_like(folded_bias))
-    chunks = jnp.arange(-(-folded.shape[1] // width))
-    (of_rows, of_table, of_bias), _ = jax.lax.scan(step, zeros, chunks)
+    # From the last chunk to the first: where the last reaches back into the one before it, its zeros are written over.
+    room = (
+        jnp.zeros((shards, *rows.shape), jnp.float32),
+        jax.lax.empty(folded.shape, table.dtype),
+        jax.lax.empty(folded_bias.shape, jnp.float32),
+    )
+    (of_rows, of_table, of_bias), _ = jax.lax.scan(step, room, jnp.arange(chunks), reverse=True)
+    picked = of_picked.astype(rows.dtype)
+    of_rows = jnp.sum(of_rows, axis=0) + jnp.einsum(
+        "nk,nkd->nd", picked, table[ids].astype(rows.dtype), preferred_element_type=jnp.float32
+    )
+    of_tokens = (picked[..., None] * rows[:, None, :]).astype(table.dtype)
     return (
         of_rows.astype(rows.dtype),
-        of_table.reshape(table.shape).astype(table.dtype),
-        of_bias.reshape(bias.shape).astype(bias.dtype),
+        of_table.reshape(table.shape).at[ids].add(of_tokens),
+        of_bias.reshape(bias.shape).at[ids].add(of_picked).astype(bias.dtype),
+        None,
     )
 
 
-def _add(total: Array, part: Array, start: Array) -> Array:
-    """Adds a chunk in place."""
-    width = part.shape[1]
-    before = jax.lax.dynamic_slice_in_dim(total, start, width, axis=1)
-    return jax.lax.dynamic_update_slice_in_dim(total, before + part, start, axis=1)
-
-
-_log_normalizer.defvjp(_forward, _backward)
-
-
-def token_logits(
-    rows: Float[Array, "n d"], table: Float[Array, "v d"], bias: Float[Array, " v"], ids: Int[Array, "n k"]
-) -> Float[Array, "n k"]:
-    """Logits of single tokens, in float32."""
-    picked = jnp.einsum("nd,nkd->nk", rows, table[ids], preferred_element_type=jnp.float32)
-    return picked + bias[ids].astype(jnp.float32)
+_scores.defvjp(_forward, _backward)

@@ -10,8 +10,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mergedistill_jax.training.log_normalizer import log_normalizer, token_logits
-from mergedistill_jax.training.losses import DistillationConfig, Scores, distillation_loss, gold_cross_entropy
+from mergedistill_jax.training.log_normalizer import vocabulary_scores
+from mergedistill_jax.training.losses import (
+    DistillationConfig,
+    Scores,
+    distillation_loss,
+    gold_cross_entropy,
+    is_highest,
+)
 from mergedistill_jax.training.schedules import Schedule
 
 Batch = Mapping[str, Array]
@@ -23,7 +29,7 @@ class Projection(NamedTuple):
 
     Attributes:
         rows: [b, m, d] of the masked positions.
-        table: [v, d] in the dtype of the rows; bias: [v].
+        table: [v, d], read in the dtype of the rows; bias: [v].
     """
 
     rows: Any
@@ -67,18 +73,19 @@ def score(projection: Projection, batch: Batch, config: StepConfig) -> Scores:
     flat = rows.reshape(-1, rows.shape[-1])
     temperature = config.distillation.temperature if config.has_teacher else 1.0
     chunks: dict[str, int] = {"chunk_size": config.chunk_size, "shards": config.vocabulary_shards}
-    normalizer, best = log_normalizer(flat, table, bias, **chunks)
-    tempered = normalizer
-    if temperature != 1.0:
-        tempered, _ = log_normalizer(flat / temperature, table, bias / temperature, **chunks)
     ids = jnp.concatenate([batch["gold_ids"][..., None], batch["teacher_ids"]], axis=-1)
-    picked = token_logits(flat, table, bias, ids.reshape(len(flat), -1)).reshape(ids.shape)
+    ids = ids.reshape(len(flat), -1)
+    found = vocabulary_scores(flat, table, bias, ids, **chunks)
+    tempered = found.log_normalizer
+    if temperature != 1.0:
+        tempered = vocabulary_scores(flat / temperature, table, bias / temperature, ids[:, :0], **chunks).log_normalizer
+    picked = found.picked.reshape(*shape, -1)
     return Scores(
-        log_normalizer=normalizer.reshape(shape),
+        log_normalizer=found.log_normalizer.reshape(shape),
         tempered_log_normalizer=tempered.reshape(shape),
         gold=picked[..., 0],
         teacher=picked[..., 1:],
-        best=best.reshape(shape),
+        highest=found.highest.reshape(shape),
     )
 
 
@@ -88,11 +95,11 @@ def position_sums(scores: Scores, batch: Batch, config: StepConfig) -> dict[str,
     values = {
         "count": jnp.ones_like(weights),
         "gold_loss": gold_cross_entropy(scores),
-        "gold_hits": (scores.best == batch["gold_ids"]).astype(jnp.float32),
+        "gold_hits": is_highest(scores.gold, scores).astype(jnp.float32),
     }
     if config.has_teacher:
         values["teacher_loss"] = distillation_loss(scores, batch["teacher_log_probs"], config.distillation)
-        values["teacher_hits"] = (scores.best == batch["teacher_ids"][..., 0]).astype(jnp.float32)
+        values["teacher_hits"] = is_highest(scores.teacher[..., 0], scores).astype(jnp.float32)
     of_source = jax.nn.one_hot(batch["source"], config.num_sources, dtype=jnp.float32)
     return {
         name: jnp.einsum("bs,b->s", of_source, jnp.sum(jnp.where(weights > 0, value * weights, 0.0), axis=1))

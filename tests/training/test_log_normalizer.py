@@ -1,4 +1,4 @@
-"""The log-normaliser in chunks: equal to the dense one in value and gradient, and without an array of its size."""
+"""Scores over a vocabulary in chunks: equal to dense ones in value and gradient, and without an array of their size."""
 
 import re
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mergedistill_jax.training.log_normalizer import log_normalizer, token_logits
+from mergedistill_jax.training.log_normalizer import log_normalizer, token_logits, vocabulary_scores
 from mergedistill_jax.training.losses import (
     MISSING_MASS,
     DistillationConfig,
@@ -28,38 +28,82 @@ def arrays(seed: int = 0, vocabulary: int = VOCABULARY) -> tuple[jax.Array, jax.
     return rows, table, bias
 
 
+PICKED = np.random.default_rng(3).integers(0, VOCABULARY, (ROWS, 3))
+
+
 def float64_reference(rows: jax.Array, table: jax.Array, bias: jax.Array, weights: np.ndarray) -> tuple:
-    """Log-normalisers [n], and the gradients of their weighted sum, by definition."""
+    """Log-normalisers [n], and the gradients of their weighted sum, by definition; and the whole logits."""
     rows64, table64 = np.asarray(rows, np.float64), np.asarray(table, np.float64)
     logits = rows64 @ table64.T + np.asarray(bias, np.float64)
     top = logits.max(-1, keepdims=True)
     value = top[:, 0] + np.log(np.exp(logits - top).sum(-1))
     share = np.exp(logits - value[:, None]) * weights[:, None]
-    return value, (share @ table64, share.T @ rows64, share.sum(0)), logits.argmax(-1)
+    return value, (share @ table64, share.T @ rows64, share.sum(0)), logits
 
 
 @pytest.mark.parametrize("shards", [1, 2, 4])
 @pytest.mark.parametrize("chunk_size", [4, 8, 12, 40, 44, 1000])
-def test_value_best_and_gradient_equal_float64_whatever_the_chunks(chunk_size: int, shards: int) -> None:
+def test_value_and_gradient_equal_float64_whatever_the_chunks(chunk_size: int, shards: int) -> None:
     """44 columns in chunks that divide them, that do not, and that are larger."""
     given = arrays()
     weights = np.linspace(-1, 2, ROWS)
 
-    def summed(*given: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        value, best = log_normalizer(*given, chunk_size=chunk_size, shards=shards)
-        return jnp.sum(value * jnp.asarray(weights, jnp.float32)), (value, best)
+    def summed(*given: jax.Array) -> tuple[jax.Array, tuple]:
+        found = vocabulary_scores(*given, jnp.asarray(PICKED), chunk_size=chunk_size, shards=shards)
+        return jnp.sum(found.log_normalizer * jnp.asarray(weights, jnp.float32)), tuple(found)
 
-    gradients, (value, best) = jax.jit(jax.grad(summed, argnums=(0, 1, 2), has_aux=True))(*given)
-    expected_value, expected_gradients, expected_best = float64_reference(*given, weights)
+    gradients, (value, highest, picked) = jax.jit(jax.grad(summed, argnums=(0, 1, 2), has_aux=True))(*given)
+    expected_value, expected_gradients, logits = float64_reference(*given, weights)
     np.testing.assert_allclose(value, expected_value, rtol=1e-5)
-    np.testing.assert_array_equal(best, expected_best)
+    np.testing.assert_allclose(highest, logits.max(-1), rtol=1e-5)
+    np.testing.assert_allclose(picked, np.take_along_axis(logits, PICKED, axis=1), rtol=1e-5, atol=1e-5)
     for found, expected in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_single_tokens_have_their_own_gradient() -> None:
+    """A token picked twice counts twice; against automatic differentiation of whole logits."""
+    given, picked = arrays(), jnp.asarray(np.repeat(PICKED[:, :1], 2, axis=1))
+    factors = jnp.asarray(np.random.default_rng(4).normal(size=picked.shape), jnp.float32)
+
+    def chunked(*given: jax.Array) -> jax.Array:
+        return jnp.sum(factors * vocabulary_scores(*given, picked, chunk_size=8).picked)
+
+    def whole(rows: jax.Array, table: jax.Array, bias: jax.Array) -> jax.Array:
+        return jnp.sum(factors * jnp.take_along_axis(rows @ table.T + bias, picked, axis=1))
+
+    found, expected = (jax.grad(function, argnums=(0, 1, 2))(*given) for function in (chunked, whole))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), found, expected)
+
+
+@pytest.mark.parametrize("chunk_size", [4, 12, 1000])
+def test_the_best_token(chunk_size: int) -> None:
+    given = arrays()
+    value, best = log_normalizer(*given, chunk_size=chunk_size)
+    expected, _, logits = float64_reference(*given, np.ones(ROWS))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_array_equal(best, logits.argmax(-1))
+
+
+def test_a_table_in_float32_is_read_in_the_dtype_of_the_rows_and_its_gradient_is_float32() -> None:
+    rows, table, bias = arrays()
+    narrow = rows.astype(jnp.bfloat16)
+    ids = jnp.asarray(PICKED)
+
+    def loss(table: jax.Array) -> jax.Array:
+        found = vocabulary_scores(narrow, table, bias, ids, chunk_size=8)
+        return jnp.sum(found.log_normalizer) - jnp.sum(found.picked)
+
+    gradient = jax.grad(loss)(table)
+    assert gradient.dtype == jnp.float32
+    rounded = table.astype(jnp.bfloat16).astype(jnp.float32)
+    np.testing.assert_array_equal(gradient, jax.grad(loss)(rounded))
+    assert not np.array_equal(gradient, gradient.astype(jnp.bfloat16))
+
+
 def test_huge_and_equal_logits_stay_finite() -> None:
     rows, table, bias = arrays()
-    value, _ = log_normalizer(rows * 1e4, table, bias, chunk_size=8)
+    value, *_ = vocabulary_scores(rows * 1e4, table, bias, jnp.asarray(PICKED), chunk_size=8)
     expected, _, _ = float64_reference(rows * 1e4, table, bias, np.ones(ROWS))
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     value, best = log_normalizer(rows * 0, table, bias * 0, chunk_size=8)
@@ -69,7 +113,7 @@ def test_huge_and_equal_logits_stay_finite() -> None:
 
 def test_a_vocabulary_that_the_shards_do_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="shards: found 3, expected a divisor of the vocabulary, 44"):
-        log_normalizer(*arrays(), chunk_size=8, shards=3)
+        vocabulary_scores(*arrays(), jnp.asarray(PICKED), chunk_size=8, shards=3)
 
 
 def test_logits_of_single_tokens() -> None:
@@ -119,7 +163,10 @@ def test_no_array_of_rows_by_vocabulary_is_compiled() -> None:
     given = arrays(vocabulary=vocabulary)
 
     def compiled(chunk_size: int) -> set[tuple[int, ...]]:
-        loss = jax.jit(jax.grad(lambda *a: log_normalizer(*a, chunk_size=chunk_size)[0].sum(), argnums=(0, 1, 2)))
+        def summed(*given: jax.Array) -> jax.Array:
+            return jnp.sum(vocabulary_scores(*given, jnp.asarray(PICKED), chunk_size=chunk_size).log_normalizer)
+
+        loss = jax.jit(jax.grad(summed, argnums=(0, 1, 2)))
         return shapes_in(loss.lower(*given).compile().as_text())
 
     assert any(np.prod(shape) == ROWS * vocabulary for shape in compiled(vocabulary))
@@ -137,7 +184,7 @@ def test_a_table_over_devices_gives_the_same_and_is_never_gathered() -> None:
     placed[0] = jax.device_put(given[0], jax.sharding.NamedSharding(mesh, spec("data")))
 
     def loss(shards: int, *given: jax.Array) -> jax.Array:
-        return log_normalizer(*given, chunk_size=64, shards=shards)[0].sum()
+        return jnp.sum(vocabulary_scores(*given, jnp.asarray(PICKED), chunk_size=64, shards=shards).log_normalizer)
 
     sharded = jax.jit(jax.value_and_grad(lambda *a: loss(4, *a), argnums=(0, 1, 2)))
     expected = jax.value_and_grad(lambda *a: loss(1, *a), argnums=(0, 1, 2))(*given)
