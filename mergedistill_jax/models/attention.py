@@ -27,6 +27,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, UInt32
 
 from mergedistill_jax.models.dropout import keep_mask, kept_share
+from mergedistill_jax.models.layers import saved_for_backward
 
 KEY_BIAS = -1e4
 """Added to the scores of padding. Large enough that its share is exactly 0 beside any real key, and small enough that a
@@ -198,6 +199,7 @@ def _forward(size: int, rate: float, *inputs: Any) -> tuple[Array, tuple]:
             return _put(found, _forward_some(rate, *_some(inputs, index, size)), index, size)
 
         found = jax.lax.fori_loop(0, batch // size, body, room)
+    found = saved_for_backward(found)
     return found[0], (*inputs, *found)
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mergedistill_jax.models.attention import head_seeds
 from mergedistill_jax.models.dropout import Dropout
+from mergedistill_jax.models.layers import UNROLLED, LayerLoop, run_layers
 from mergedistill_jax.models.linear import LayerNorm, dense
 from mergedistill_jax.models.placement import UNPLACED, Placement
 
@@ -246,6 +247,7 @@ class Encoder(nn.Module):
     config: EncoderConfig
     dtype: DTypeLike = jnp.float32
     placement: Placement = UNPLACED
+    loop: LayerLoop = UNROLLED
 
     def setup(self) -> None:
         config = self.config
@@ -267,7 +269,18 @@ class Encoder(nn.Module):
         x = self.embeddings(token_ids, deterministic=deterministic)
         if self.config.embedding_size is not None:
             x = self.embedding_projection(x)
-        for index in range(self.config.num_layers):
-            layer = self.layers[index * len(self.layers) // self.config.num_layers]
-            x = layer(x, attention_mask, deterministic=deterministic)
-        return x
+        order = [index * len(self.layers) // self.config.num_layers for index in range(self.config.num_layers)]
+        if self.is_initializing():
+            for index in order:
+                x = self.layers[index](x, attention_mask, deterministic=deterministic)
+            return x
+
+        unbound = EncoderLayer(self.config, self.dtype, self.placement, parent=None)
+
+        def layer(params: Any, x: jax.Array, key: jax.Array | None) -> Any:
+            rngs = {} if key is None else {"dropout": key}
+            return unbound.apply({"params": params}, x, attention_mask, deterministic=deterministic, rngs=rngs)
+
+        draws = not deterministic and self.config.dropout_rate > 0
+        key = self.make_rng("dropout") if draws else None
+        return run_layers(layer, [self.layers[index].variables["params"] for index in order], x, key, self.loop)

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from mergedistill_jax.models.encoder import ACTIVATIONS, Encoder, EncoderConfig
+from mergedistill_jax.models.layers import UNROLLED, LayerLoop
 from mergedistill_jax.models.linear import LayerNorm, dense
 from mergedistill_jax.models.modernbert import ModernBertConfig, ModernBertEncoder
 from mergedistill_jax.models.placement import UNPLACED, Placement
@@ -26,10 +27,11 @@ class MaskedLanguageModel(nn.Module):
     config: EncoderConfig
     dtype: DTypeLike = jnp.float32
     placement: Placement = UNPLACED
+    loop: LayerLoop = UNROLLED
 
     def setup(self) -> None:
         config = self.config
-        self.encoder: Encoder | ModernBertEncoder = Encoder(config, self.dtype, self.placement)
+        self.encoder: Encoder | ModernBertEncoder = Encoder(config, self.dtype, self.placement, self.loop)
         width, stddev = config.embedding_width, config.initializer_range
         self.transform = dense(width, ("embed", "embed_out"), stddev, "transform", dtype=self.dtype)
         self.transform_norm = LayerNorm(config.layer_norm_epsilon)
@@ -94,7 +96,10 @@ def _decoder_bias(module: nn.Module, vocab_size: int) -> Any:
 
 
 def masked_language_model(
-    config: ModelConfig, dtype: DTypeLike = jnp.float32, placement: Placement = UNPLACED
+    config: ModelConfig,
+    dtype: DTypeLike = jnp.float32,
+    placement: Placement = UNPLACED,
+    loop: LayerLoop = UNROLLED,
 ) -> MaskedLanguageModel:
     """The masked language model of any family, by the type of its config.
 
@@ -102,10 +107,11 @@ def masked_language_model(
         config: of any encoder.
         dtype: of the matrix products; parameters, sums and logits are in float32.
         placement: of the activations on a mesh.
+        loop: how its layers are run; ModernBERT's, which differ, are always unrolled.
     """
     if isinstance(config, ModernBertConfig):
-        return ModernBertMaskedLanguageModel(config, dtype, placement)
-    return MaskedLanguageModel(config, dtype, placement)
+        return ModernBertMaskedLanguageModel(config, dtype, placement, loop)
+    return MaskedLanguageModel(config, dtype, placement, loop)
 
 
 class TokenClassifier(nn.Module):

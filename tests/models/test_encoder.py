@@ -1,5 +1,6 @@
 """The encoder's numerics: normalisation, activations, padding, positions. For parity, see test_huggingface."""
 
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mergedistill_jax.models.encoder import ACTIVATIONS, Encoder, EncoderConfig, LayerNorm, sinusoidal_init
+from mergedistill_jax.models.encoder import ACTIVATIONS, Encoder, EncoderConfig, sinusoidal_init
 from mergedistill_jax.models.heads import MaskedLanguageModel
+from mergedistill_jax.models.layers import REMATERIALISE, LayerLoop
+from mergedistill_jax.models.linear import LayerNorm
 
 CONFIG = EncoderConfig(
     vocab_size=30,
@@ -150,3 +153,33 @@ def test_masked_positions_select_rows_of_the_logits_of_all_positions():
     positions = jnp.array([[4, 1], [0, 0]])
     rows = apply(params, ids, mask, positions)
     np.testing.assert_allclose(rows, np.asarray(logits)[np.arange(2)[:, None], positions], atol=1e-6)
+
+
+@pytest.mark.parametrize("dropout_rate", [0.0, 0.2])
+def test_scanned_and_rematerialised_layers_give_the_same(dropout_rate: float) -> None:
+    """Value and gradient of every way to run the layers, dropout included."""
+    config = dataclasses.replace(CONFIG, num_layers=3, dropout_rate=dropout_rate)
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, CONFIG.vocab_size, (2, 7)))
+    mask = jnp.arange(7) < jnp.asarray([[7], [4]])
+    params = nn.unbox(Encoder(config).init(jax.random.key(0), ids, mask))["params"]
+
+    def run(loop: LayerLoop) -> tuple:
+        def loss(params: dict) -> jax.Array:
+            rngs = {"dropout": jax.random.key(1)}
+            x = Encoder(config, loop=loop).apply({"params": params}, ids, mask, deterministic=False, rngs=rngs)
+            return jnp.sum(jnp.sin(jnp.asarray(x) * jnp.arange(1, x.shape[-1] + 1)))
+
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    expected = run(LayerLoop())
+    for scan in (False, True):
+        for rematerialise in REMATERIALISE:
+            found = run(LayerLoop(scan=scan, rematerialise=rematerialise))
+            jax.tree.map(
+                lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4), found, expected
+            )
+
+
+def test_an_unknown_way_to_rematerialise_is_refused() -> None:
+    with pytest.raises(ValueError, match="LayerLoop.rematerialise: found 'all', expected one of"):
+        LayerLoop(rematerialise="all")
