@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from conftest import TEXTS
 
-from mergedistill_jax.corpus.masking import MaskingConfig, random_tokens, text_id, word_draws
-from mergedistill_jax.corpus.packing import masked_records
+from mergedistill_jax.corpus.masked import mask_sequence, numbers_of
+from mergedistill_jax.corpus.masking import MaskingConfig, covering_draws, random_tokens, text_id, word_draws
+from mergedistill_jax.corpus.packing import PACKINGS, masked_records, packed_sequences, tokenise
 from mergedistill_jax.vocabulary.learning import learn_wordpiece
 from mergedistill_jax.vocabulary.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer, wrap_tokenizer
 
@@ -43,8 +44,8 @@ def chosen_words(records, tokenizer):
     return words
 
 
-def records_of(documents, tokenizer, masking=UNBOUNDED, max_length=512, draws=1):
-    return list(masked_records(documents, tokenizer, masking, max_length=max_length, draws=draws))
+def records_of(documents, tokenizer, masking=UNBOUNDED, max_length=512, draws=1, packing="across"):
+    return list(masked_records(documents, tokenizer, masking, max_length=max_length, draws=draws, packing=packing))
 
 
 def bytes_of(records):
@@ -173,6 +174,149 @@ def test_the_hash_is_what_it_was():
     assert random_tokens(config, name, 1, 5, np.arange(100)).tolist() == [82, 84, 51, 94, 79]
 
 
+COVER = MaskingConfig(rate=0.25, cover=True)
+LONG = "x" + "abcdefgh" * 6  # with letters as pieces far beyond the share of any sequence below
+LONG_DOCUMENTS = [f"a {LONG} b c, {LONG}.", *DOCUMENTS, LONG]
+
+
+def pieces_by_draw(documents, tokenizer, masking, max_length, draws, packing):
+    """The pieces of the documents, and {draw: those that its records predict, as often as they do}."""
+    pieces = tokenise(documents, tokenizer)
+    numbers = numbers_of(pieces, masking, draws)
+    found = {draw: [] for draw in range(draws)}
+    for sequence in packed_sequences(pieces, max_length - 2, packing):
+        for draw in found:
+            for record in mask_sequence(pieces, sequence, numbers, tokenizer, masking, draw, max_length):
+                predicted = sequence[record.masked_positions - 1]
+                np.testing.assert_array_equal(pieces.ids[predicted], record.gold_ids)
+                found[draw] += predicted.tolist()
+    return pieces, found
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("max_length", [24, 64, 256])
+@pytest.mark.parametrize("replacement", ["bert", "mask"])
+def test_the_draws_of_a_cover_predict_every_word_exactly_once(packing, max_length, replacement):
+    """The promise of `cover`, piece by piece, over real packing, with long words and with short ones."""
+    documents = [*DOCUMENTS, f"one {LONG[:20]} word"]
+    masking = MaskingConfig(rate=0.25, cover=True, replacement=replacement)
+    for tokenizer in (character_tokenizer(documents), learned_tokenizer(documents)):
+        pieces, found = pieces_by_draw(documents, tokenizer, masking, max_length, 4, packing)
+        predicted = sorted(piece for draw in found.values() for piece in draw)
+        np.testing.assert_array_equal(predicted, np.flatnonzero(pieces.text >= 0))  # all of the text, none twice
+        draw_of = {piece: draw for draw, predicted in found.items() for piece in predicted}
+        for draw, predicted in found.items():
+            for piece in predicted:
+                other = np.flatnonzero((pieces.text == pieces.text[piece]) & (pieces.word == pieces.word[piece]))
+                assert {draw_of[i] for i in other} == {draw}  # a word in one draw, with all its pieces
+
+
+def test_tokenizers_share_the_words_out_alike_whatever_the_bounds():
+    """No word is spared for want of room, so the same words are hidden in the same draw, to the last."""
+    words = {}
+    letters, learned = character_tokenizer(LONG_DOCUMENTS), learned_tokenizer(LONG_DOCUMENTS)
+    for name, tokenizer, max_length in (("letters", letters, 512), ("learned", learned, 40), ("small", letters, 30)):
+        pieces, found = pieces_by_draw(LONG_DOCUMENTS, tokenizer, COVER, max_length, 4, "document")
+        words[name] = [{(int(pieces.text[i]), int(pieces.word[i])) for i in found[draw]} for draw in range(4)]
+    assert words["letters"] == words["learned"] == words["small"]
+    assert not set.intersection(*words["letters"])
+
+
+@pytest.mark.parametrize("max_count", [None, 5])
+def test_a_cover_stays_within_the_bound_and_hides_a_long_word_whole(max_count):
+    """A word beyond the bound of a full sequence stands in several records, hidden in each, predicted in parts."""
+    tokenizer = character_tokenizer(LONG_DOCUMENTS)
+    masking = MaskingConfig(rate=0.25, cover=True, replacement="mask", max_count=max_count)
+    largest = masking.max_predictions(64)
+    assert largest == (max_count or 21)
+    parts = 0
+    for record in records_of(LONG_DOCUMENTS, tokenizer, masking, max_length=64, draws=4):
+        hidden = np.flatnonzero(record.input_ids == tokenizer.mask_id)
+        assert 1 <= len(record.masked_positions) <= largest
+        assert set(record.masked_positions) <= set(hidden)
+        if len(hidden) > len(record.masked_positions):
+            np.testing.assert_array_equal(hidden, np.arange(hidden[0], hidden[0] + len(hidden)))  # one word, all of it
+            assert len(hidden) > largest
+            assert record.masked_words == 1
+            parts += 1
+    assert parts > 4
+
+
+def test_short_sequences_of_a_cover_go_beyond_their_share_only_for_a_whole_word():
+    tokenizer = character_tokenizer(["abc de f ghij k lm"])
+    records = records_of(["abc de f ghij k lm"], tokenizer, COVER, max_length=128, draws=4)
+    assert COVER.max_predictions(15) == 4 < len(records[0].input_ids)
+    for record in records:
+        assert len(record.masked_positions) <= 4 or record.masked_words == 1
+
+
+def test_a_cover_hides_one_of_every_n_words_in_each_draw():
+    draws = covering_draws(MaskingConfig(seed=3), text_id("a"), 7, 70)
+    assert np.sort(draws.reshape(10, 7), axis=1).tolist() == [list(range(7))] * 10
+    assert len({tuple(row) for row in draws.reshape(10, 7).tolist()}) == 10
+    np.testing.assert_array_equal(draws[:11], covering_draws(MaskingConfig(seed=3), text_id("a"), 7, 11))
+    assert covering_draws(MaskingConfig(seed=3), text_id("a"), 7, 0).shape == (0,)
+    counts = np.bincount(
+        np.concatenate([covering_draws(MaskingConfig(), text_id(str(i)), 4, 1) for i in range(4000)]), minlength=4
+    )
+    assert abs(counts - 1000).max() < 4 * (4000 * 0.25 * 0.75) ** 0.5  # a text of one word falls into any draw
+
+
+def test_the_covering_draws_are_what_they_were():
+    found = covering_draws(MaskingConfig(seed=7), text_id("La casa roja.é"), 4, 10)
+    assert found.tolist() == [1, 2, 3, 0, 2, 3, 1, 0, 3, 0]
+
+
+def test_the_rate_of_a_cover_is_kept_where_independent_words_lose_to_the_bound():
+    """1/7 of the tokens, exactly, where 15 % of independent words become 14 %."""
+    documents = [" ".join(TEXTS["en"][i % 4].split() * 20) for i in range(8)]
+    tokenizer = learned_tokenizer(documents)
+    tokens = sum(len(ids) for ids, _ in tokenizer.encode_batch(documents))
+    covered = records_of(documents, tokenizer, MaskingConfig(cover=True), max_length=128, draws=7)
+    assert sum(len(r.masked_positions) for r in covered) == tokens
+    assert len(covered) < 1.1 * 7 * len(records_of(documents, tokenizer, max_length=128))  # hardly any further record
+
+
+def test_all_mask_shows_nothing_else():
+    tokenizer = learned_tokenizer(DOCUMENTS)
+    masking = MaskingConfig(rate=0.3, max_share=1.0, replacement="mask")
+    usual = records_of(DOCUMENTS, tokenizer, UNBOUNDED, max_length=64, draws=3)
+    for record, other in zip(records_of(DOCUMENTS, tokenizer, masking, max_length=64, draws=3), usual, strict=True):
+        assert set(record.input_ids[record.masked_positions]) == {tokenizer.mask_id}
+        np.testing.assert_array_equal(record.masked_positions, other.masked_positions)  # the same words
+        np.testing.assert_array_equal(record.gold_ids, other.gold_ids)
+    shown = np.concatenate([r.input_ids[r.masked_positions] for r in usual])
+    assert (shown != tokenizer.mask_id).any()
+
+
+def test_a_count_bounds_what_a_share_does_not():
+    """MuRIL: at most 80 in sequences of 512."""
+    masking = MaskingConfig(max_count=80)
+    assert [masking.max_predictions(length) for length in (512, 128, 400, 401)] == [80, 25, 80, 80]
+    tokenizer = learned_tokenizer(DOCUMENTS)
+    bounded = MaskingConfig(rate=0.3, max_share=1.0, max_count=6)
+    found = records_of(DOCUMENTS, tokenizer, bounded, max_length=64, draws=5)
+    free = {
+        (r.text_id, r.draw): set(r.masked_positions) for r in records_of(DOCUMENTS, tokenizer, max_length=64, draws=5)
+    }
+    assert max(len(r.masked_positions) for r in found) == 6
+    assert all(set(r.masked_positions) <= free[r.text_id, r.draw] for r in found)
+
+
+@pytest.mark.parametrize(
+    ("config", "draws", "max_length", "named"),
+    [
+        (MaskingConfig(cover=True), 6, 128, r"draws: found 6, expected 7, 1 / rate=0\.15"),
+        (MaskingConfig(cover=True, rate=0.5), 3, 128, "draws: found 3, expected 2"),
+        (MaskingConfig(cover=True), 7, 4, "max_share: found 0.2 of sequences of 4, expected at least one"),
+    ],
+)
+def test_a_cover_that_cannot_be_kept_is_refused(config, draws, max_length, named):
+    with pytest.raises(ValueError, match=named) as error:
+        records_of(DOCUMENTS, learned_tokenizer(DOCUMENTS), config, max_length, draws)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -180,6 +324,8 @@ def test_the_hash_is_what_it_was():
         ({"rate": 1.0}, "rate: found 1.0"),
         ({"rate": 0.3, "max_share": 0.2}, "max_share: found 0.2, expected between rate=0.3 and 1"),
         ({"max_share": 1.1}, r"max_share: found 1\.1"),
+        ({"replacement": "none"}, "replacement: found 'none', expected one of bert, mask"),
+        ({"max_count": 0}, "max_count: found 0, expected at least 1"),
     ],
 )
 def test_impossible_shares_are_refused(changes, named):

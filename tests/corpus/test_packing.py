@@ -3,7 +3,14 @@ import pytest
 from conftest import TEXTS
 
 from mergedistill_jax.corpus.masking import MaskingConfig
-from mergedistill_jax.corpus.packing import masked_records, sequence_bounds, tokenise
+from mergedistill_jax.corpus.packing import (
+    PACKINGS,
+    best_fit,
+    masked_records,
+    packed_sequences,
+    sequence_bounds,
+    tokenise,
+)
 from mergedistill_jax.vocabulary.learning import learn_wordpiece
 from mergedistill_jax.vocabulary.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer, wrap_tokenizer
 
@@ -27,10 +34,10 @@ def learned():
     return wrap_tokenizer(learn_wordpiece(DOCUMENTS, 200), "learned")
 
 
-def sequences(documents, tokenizer, max_length):
+def sequences(documents, tokenizer, max_length, packing="across"):
     """The pieces of each written sequence as text, unmasked."""
     found = []
-    for record in masked_records(documents, tokenizer, MOST, max_length=max_length, draws=1):
+    for record in masked_records(documents, tokenizer, MOST, max_length=max_length, draws=1, packing=packing):
         ids = record.input_ids.copy()
         ids[record.masked_positions] = record.gold_ids
         found.append(" ".join(tokenizer.tokens[i] for i in ids))
@@ -51,6 +58,79 @@ def test_a_worked_example():
         "[CLS] [SEP] a ##b ##c [SEP]",
         "[CLS] d ##e [SEP]",
     ]
+
+
+def test_worked_examples_of_documents_apart():
+    """Capacity 6. Documents of 6, 1, 9 = 6 + 3 and 4 pieces; longest first, each where it leaves the least room."""
+    documents = ["ab c\ndef", "g", "abcdef abc", "gf ed"]
+    apart = [
+        "[CLS] a ##b c d ##e ##f [SEP]",
+        "[CLS] g [SEP]",
+        "[CLS] a ##b ##c ##d ##e ##f [SEP]",
+        "[CLS] a ##b ##c [SEP]",
+        "[CLS] g ##f e ##d [SEP]",
+    ]
+    assert sequences(documents, LETTERS, 8, "document") == apart
+    # After the full ones: 4 pieces have 2 places left, too few for 3; one piece and its [SEP] fill them.
+    assert sequences(documents, LETTERS, 8, "best_fit") == [
+        apart[0],
+        "[CLS] g [SEP] g ##f e ##d [SEP]",
+        apart[2],
+        apart[3],
+    ]
+
+
+@pytest.mark.parametrize("packing", ["document", "best_fit"])
+@pytest.mark.parametrize("max_length", [12, 16, 33, 128, 512])
+def test_documents_apart_are_whole_and_their_text_is_all_there(learned, packing, max_length):
+    pieces = tokenise(DOCUMENTS, learned)
+    document = np.cumsum(pieces.text < 0)
+    found = packed_sequences(pieces, max_length - 2, packing)
+    every = np.sort(np.concatenate(found))
+    np.testing.assert_array_equal(every[pieces.text[every] >= 0], np.flatnonzero(pieces.text >= 0))
+    sizes = np.bincount(document[pieces.text >= 0])
+    for sequence in found:
+        assert len(sequence) <= max_length - 2
+        inside = sequence[pieces.text[sequence] >= 0]
+        runs = np.flatnonzero(np.diff(document[sequence], prepend=-1))
+        if packing == "document":
+            assert len(set(document[sequence])) == 1
+            assert len(inside) == len(sequence)  # no [SEP] but the last
+        else:
+            assert len(sequence) - len(inside) == len(set(document[inside])) - 1  # one [SEP] between two documents
+            assert len(set(document[inside])) == 1 or runs[0] == 0
+        for number in set(document[inside]):
+            if sizes[number] <= max_length - 2:
+                assert (document[inside] == number).sum() == sizes[number]  # it fits, so it is not cut
+    assert len(found) >= len(packed_sequences(pieces, max_length - 2))
+
+
+def test_best_fit_leaves_less_padding_than_documents_alone(learned):
+    documents = DOCUMENTS * 20
+    counts = {packing: len(packed_sequences(tokenise(documents, learned), 126, packing)) for packing in PACKINGS}
+    assert counts["across"] <= counts["best_fit"] < 0.7 * counts["document"]
+
+
+def test_groups_of_best_fit_are_within_capacity_and_no_two_could_be_one():
+    generator = np.random.default_rng(0)
+    for _ in range(30):
+        sizes = generator.integers(1, 40, generator.integers(1, 60)).tolist()
+        groups = best_fit(sizes, 40)
+        assert sorted(item for group in groups for item in group) == list(range(len(sizes)))
+        used = sorted(sum(sizes[item] for item in group) + len(group) - 1 for group in groups)
+        assert used[-1] <= 40
+        # Best fit opens a group only for an item that fits nowhere, so at most one is half empty.
+        assert sum(one <= 19 for one in used) <= 1
+    assert best_fit([], 10) == []
+    assert best_fit([10, 10], 10) == [[0], [1]]
+    assert best_fit([4, 5], 10) == [[0, 1]]
+    assert best_fit([5, 5], 10) == [[0], [1]]  # the [SEP] between them does not fit
+    assert best_fit([6, 2, 7], 10) == [[0], [1, 2]]  # 2 goes to 7, where it leaves no room, not to 6
+
+
+def test_an_unknown_packing_is_refused(learned):
+    with pytest.raises(ValueError, match="packing: found 'loose', expected one of across, document, best_fit"):
+        sequences(DOCUMENTS, learned, 32, "loose")
 
 
 def test_nothing_of_the_text_is_lost_or_doubled(learned):
