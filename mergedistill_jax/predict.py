@@ -5,16 +5,23 @@ Without a teacher the shards hold masked text and gold labels alone: what a teac
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
 
-from mergedistill_jax import schema
 from mergedistill_jax.corpus.masking import MaskingConfig
-from mergedistill_jax.corpus.packing import masked_records
-from mergedistill_jax.schema import Identity, Manifest, Record, ShardEntry
+from mergedistill_jax.corpus.packing import masked_records, require_packing
+from mergedistill_jax.manifest import Identity, Manifest, ShardEntry, open_for_writing, read_manifest
+from mergedistill_jax.schema import Record
+from mergedistill_jax.teachers.buckets import expected_rows
+from mergedistill_jax.teachers.corpus_hashes import CorpusSummary, known_summary, summarise, write_summary
 from mergedistill_jax.teachers.hub import Source, find_teacher
 from mergedistill_jax.teachers.inference import Teacher, predict_records
 from mergedistill_jax.teachers.loading import load_teacher, model_hash
-from mergedistill_jax.teachers.writer import corpus_documents, summarise, write_missing_shards
+from mergedistill_jax.teachers.program import require_dtype
+from mergedistill_jax.teachers.sampling import Sampling, require_targets
+from mergedistill_jax.teachers.sharing import Worker, parse_worker, tell_missing, wait_until_complete, worker_of_job
+from mergedistill_jax.teachers.writer import corpus_documents, write_missing_shards
 from mergedistill_jax.training.progress import Progress
 from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer, load_tokenizer
 
@@ -33,9 +40,16 @@ class PredictConfig:
         tokenizer: folder with the tokenizer, where there is no teacher; with one, its own tokenizer is used.
         name: the teacher's name in manifests and reports; its folder's or repository's name by default.
         k: predictions kept per masked position; forced to 0 without a teacher.
+        targets: "top", the teacher's k best ids; or "sampled", ids drawn from it, see teachers/sampling.py.
+        samples: ids drawn for each masked position, at most k; k by default where targets are sampled.
         max_length: tokens of a sequence, [CLS] and [SEP] included.
+        packing: which pieces make a sequence, one of PACKINGS in corpus/packing.py.
         draws: how many different masks of every sequence.
         documents_per_shard: what is computed, and lost by a crash, at a time.
+        batch_size: sequences of max_length in a batch of each device; of shorter ones there are more.
+        dtype: of the teacher's matrix products, "float32" or, faster and smaller, "bfloat16".
+        worker: "i/n", where n processes share the folder: this one writes the shards s with s % n = i. By default the
+            process's place in a job of jax.distributed, or alone.
     """
 
     output: str
@@ -46,11 +60,16 @@ class PredictConfig:
     tokenizer: str | None = None
     name: str | None = None
     k: int = 8
+    targets: str = "top"
+    samples: int | None = None
     max_length: int = 512
+    packing: str = "across"
     draws: int = 1
     masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
     documents_per_shard: int = 1000
     batch_size: int = 32
+    dtype: str = "float32"
+    worker: str | None = None
 
     def __post_init__(self) -> None:
         if self.teacher is None and self.tokenizer is None:
@@ -64,29 +83,82 @@ class PredictConfig:
         for field in ("draws", "documents_per_shard", "batch_size"):
             if getattr(self, field) < 1:
                 raise ValueError(f"PredictConfig.{field}: found {getattr(self, field)}, expected at least 1")
+        require_dtype(self.dtype)
+        require_packing(self.packing)
+        require_targets(self.targets, self.samples, self.k)
+        if self.teacher is None and self.sampling is not None:
+            raise ValueError("PredictConfig.targets: found 'sampled' without a teacher, expected 'top'")
+        self.masking.require_draws(self.draws, self.max_length)
+        if self.worker is not None:
+            parse_worker(self.worker)
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How targets are drawn; None where they are the k best."""
+        if self.targets == "top":
+            return None
+        return Sampling(samples=self.samples or self.k, seed=self.masking.seed)
 
 
 def predict(config: PredictConfig) -> Manifest:
-    """Writes what is missing of the folder and returns its manifest."""
+    """Writes what is missing of the folder, or of this worker's shards, and returns its manifest.
+
+    In a job of jax.distributed it returns when the folder is complete, so that the job can go on with it. A process
+    that was told its place (`worker`) returns when its own shards are listed, whatever the others do.
+    """
     source = find_teacher(config.teacher) if config.teacher else None
     tokenizer = load_tokenizer(source.folder if source else find_teacher(config.tokenizer or "", weights=False).folder)
     teacher = load_teacher(source.folder, max_length=config.max_length, k=config.k) if source else None
-    identity = _identity(config, source, tokenizer)
+    worker = parse_worker(config.worker) if config.worker else worker_of_job()
+    corpus = _summary_of_corpus(config)
+    identity = _identity(config, source, tokenizer, corpus)
     print(
         f"predict: {source or 'no teacher, gold labels alone'} on {identity.corpus}"
-        f" ({identity.documents:,} documents) -> {config.output}"
+        f" ({identity.documents:,} documents) -> {config.output}" + (f" (worker {worker})" if worker.count > 1 else "")
     )
-    manifest = schema.open_for_writing(config.output, identity)
-    _write(config, manifest, tokenizer, teacher)
-    manifest = schema.read_manifest(config.output).require_complete()
+    manifest = open_for_writing(config.output, identity)
+    write_summary(config.output, corpus)
+    _write(config, manifest, corpus, tokenizer, teacher, worker)
+    in_job = config.worker is None and worker.count > 1
+    manifest = wait_until_complete(config.output) if in_job else read_manifest(config.output)
     print(_summary(manifest))
+    if not manifest.complete:
+        if worker.count == 1:
+            manifest.require_complete()
+        print(f"predict: worker {worker} is done; {tell_missing(manifest, worker.count)}")
     return manifest
 
 
-def _identity(config: PredictConfig, source: Source | None, tokenizer: TeacherTokenizer) -> Identity:
-    corpus = summarise(corpus_documents(config.corpus, config.split))
-    if not corpus.documents:
+def _summary_of_corpus(config: PredictConfig) -> CorpusSummary:
+    """Of the text that the folder was begun on, which writing will compare with; or else of the text as it is now."""
+    known = known_summary(config.output, _corpus_name(config), config.documents_per_shard)
+    if known is not None:
+        return known
+    documents = _counted(corpus_documents(config.corpus, config.split))
+    summary = summarise(documents, config.documents_per_shard)
+    if not summary.documents:
         raise ValueError(f"corpus {config.corpus}: split {config.split}: found 0 documents, expected at least one")
+    return summary
+
+
+def _counted(documents: Iterable[str], every_s: float = 10.0) -> Iterator[str]:
+    """The documents, and how fast they come on standard error: how many there will be, nobody knows yet."""
+    began = printed = time.monotonic()
+    for count, document in enumerate(documents, start=1):
+        now = time.monotonic()
+        if now - printed >= every_s:
+            printed = now
+            print(f"predict: hashed {count:,} documents, {count / (now - began):,.0f} a second", file=sys.stderr)
+        yield document
+
+
+def _corpus_name(config: PredictConfig) -> str:
+    return f"{config.corpus}:{config.split}"
+
+
+def _identity(
+    config: PredictConfig, source: Source | None, tokenizer: TeacherTokenizer, corpus: CorpusSummary
+) -> Identity:
     return Identity(
         teacher=(config.name or source.name) if source else "",
         revision=source.revision if source else "",
@@ -94,7 +166,7 @@ def _identity(config: PredictConfig, source: Source | None, tokenizer: TeacherTo
         vocabulary_hash=tokenizer.vocabulary_hash,
         tokenizer_hash=tokenizer.tokenizer_hash,
         vocabulary_size=len(tokenizer.tokens),
-        corpus=f"{config.corpus}:{config.split}",
+        corpus=_corpus_name(config),
         language=config.language,
         corpus_hash=corpus.hash,
         documents=corpus.documents,
@@ -105,12 +177,28 @@ def _identity(config: PredictConfig, source: Source | None, tokenizer: TeacherTo
         seed=config.masking.seed,
         max_length=config.max_length,
         k=config.k if source else 0,
+        replacement=config.masking.replacement,
+        cover=config.masking.cover,
+        max_count=config.masking.max_count or 0,
+        packing=config.packing,
+        targets=config.targets if source else "top",
+        samples=config.sampling.samples if source and config.sampling else 0,
+        dtype=config.dtype if source else "float32",
     )
 
 
-def _write(config: PredictConfig, manifest: Manifest, tokenizer: TeacherTokenizer, teacher: Teacher | None) -> None:
-    identity = manifest.identity
-    progress = Progress(identity.num_shards, "shard", "predict", start=len(manifest.shards))
+def _write(
+    config: PredictConfig,
+    manifest: Manifest,
+    corpus: CorpusSummary,
+    tokenizer: TeacherTokenizer,
+    teacher: Teacher | None,
+    worker: Worker,
+) -> None:
+    own = [shard for shard in range(manifest.identity.num_shards) if worker.owns(shard)]
+    listed = [entry for entry in manifest.shards if worker.owns(entry.shard)]
+    dataclasses.replace(manifest, shards=tuple(listed)).require_undamaged()
+    progress = Progress(len(own), "shard", "predict", start=len(listed))
     written = 0
 
     def report(entry: ShardEntry) -> None:
@@ -120,16 +208,21 @@ def _write(config: PredictConfig, manifest: Manifest, tokenizer: TeacherTokenize
 
     documents = corpus_documents(config.corpus, config.split)
     records_of = functools.partial(_records_of, config, tokenizer, teacher)
-    write_missing_shards(manifest, documents, records_of, report)
+    write_missing_shards(manifest, documents, corpus, records_of, report, worker)
     progress.close(tokens=written)
 
 
 def _records_of(
     config: PredictConfig, tokenizer: TeacherTokenizer, teacher: Teacher | None, documents: Sequence[str]
 ) -> Iterable[Record]:
-    """The records of one shard's documents."""
-    records = list(
-        masked_records(documents, tokenizer, config.masking, max_length=config.max_length, draws=config.draws)
+    """The records of one shard's documents, made while they are asked for."""
+    records = masked_records(
+        documents,
+        tokenizer,
+        config.masking,
+        max_length=config.max_length,
+        draws=config.draws,
+        packing=config.packing,
     )
     if teacher is None:
         return records
@@ -140,14 +233,18 @@ def _records_of(
         batch_size=config.batch_size,
         length=config.max_length,
         max_predictions=config.masking.max_predictions(config.max_length),
+        rows=expected_rows(config.batch_size, config.max_length, config.masking.rate),
+        dtype=config.dtype,
+        sampling=config.sampling,
     )
 
 
 def _summary(manifest: Manifest) -> str:
     tokens = sum(entry.tokens for entry in manifest.shards)
     size = sum(entry.bytes for entry in manifest.shards)
-    return (
-        f"predict: wrote {manifest.records:,} records, {tokens:,} tokens, {size / 1e6:,.1f} MB"
-        f" ({size / max(tokens, 1):.2f} bytes a token) to {manifest.folder}\n"
-        f"next: mergedistill verify, then mergedistill train"
+    full = tokens / max(manifest.records * manifest.identity.max_length, 1)
+    told = (
+        f"predict: {manifest.folder} holds {manifest.records:,} records, {tokens:,} tokens, {size / 1e6:,.1f} MB"
+        f" ({size / max(tokens, 1):.2f} bytes a token, sequences {full:.1%} full)"
     )
+    return f"{told}\nnext: mergedistill verify, then mergedistill train" if manifest.complete else told

@@ -1,11 +1,8 @@
+import bz2
 import dataclasses
-import os
-import runpy
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+import gzip
+import json
+import lzma
 
 import jax
 import jax.numpy as jnp
@@ -16,26 +13,31 @@ from conftest import TEXTS, make_teacher
 from hub_cache import NEW, OLD, add_snapshot, use_cache
 from scipy.special import log_softmax
 
-import mergedistill_jax
-from mergedistill_jax import schema
+from mergedistill_jax import cli
 from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.corpus.sources import Split
+from mergedistill_jax.manifest import read_manifest, read_records
 from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.models.huggingface import load_masked_lm
 from mergedistill_jax.models.huggingface_weights import WEIGHTS_FILE
 from mergedistill_jax.predict import PredictConfig, predict
-from mergedistill_jax.schema import RecordError
-from mergedistill_jax.teachers.inference import pad_batch
+from mergedistill_jax.schema import Layout, RecordError
+from mergedistill_jax.teachers import sharing
+from mergedistill_jax.teachers.buckets import pad_batch
 from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
 from tasks import corpora
 
 MASKING = MaskingConfig(rate=0.2, max_share=0.25)
+LAYOUT = Layout(k=4, vocabulary_size=1000)
+
+
+def documents_of_split(split):
+    return iter(TEXTS["en"][: None if split == "train" else 3])
 
 
 @pytest.fixture(scope="module", autouse=True)
 def corpus():
-    corpora.add_corpus(
-        "predict_text", lambda split: iter(TEXTS["en"][: None if split == "train" else 3]), ["train", "part"]
-    )
+    corpora.add_corpus("predict_text", documents_of_split, ["train", "part"])
     corpora.add_corpus("predict_nothing", lambda _: iter([]), ["train"])
 
 
@@ -66,7 +68,7 @@ def copy_of(folder, target):
 
 
 def test_the_manifest_says_what_was_done(written, teachers):
-    manifest = schema.read_manifest(written).require_complete()
+    manifest = read_manifest(written).require_complete()
     identity, tokenizer = manifest.identity, load_tokenizer(teachers["en"])
     assert (identity.teacher, identity.language, identity.corpus) == ("en", "en", "predict_text:train")
     assert identity.vocabulary_hash == tokenizer.vocabulary_hash
@@ -75,12 +77,12 @@ def test_the_manifest_says_what_was_done(written, teachers):
     assert (identity.documents, identity.num_shards, identity.k, identity.draws) == (4, 4, 4, 2)
     assert (identity.rate, identity.max_share, identity.seed) == (0.2, 0.25, 0)
     for entry in manifest.shards:
-        records = list(schema.read_records(written, entry.shard, k=4, width=2))
+        records = list(read_records(written, entry.shard, LAYOUT))
         assert len(records) == entry.records > 0
         assert {record.draw for record in records} <= {0, 1}
         assert sum(len(record.input_ids) for record in records) == entry.tokens
     assert sorted(bytes_of(written)) == sorted(
-        ["manifest.json", *(f"shard-0000{i}.{kind}" for i in range(4) for kind in ("json", "tfrecord"))]
+        ["manifest.json", "corpus.json", *(f"shard-0000{i}.{kind}" for i in range(4) for kind in ("json", "tfrecord"))]
     )
 
 
@@ -131,6 +133,7 @@ def others(tmp_path_factory):
         ({"documents_per_shard": 2}, "documents_per_shard"),
         ({"masking": MaskingConfig(rate=0.2, max_share=0.25, seed=1)}, "seed"),
         ({"masking": MaskingConfig(rate=0.1, max_share=0.25)}, "rate"),
+        ({"dtype": "bfloat16"}, "dtype"),
     ],
 )
 def test_a_folder_of_something_else_is_refused_by_the_field(tmp_path, written, teachers, others, changes, field):
@@ -144,16 +147,51 @@ def test_a_folder_of_something_else_is_refused_by_the_field(tmp_path, written, t
     assert bytes_of(folder) == bytes_of(written)
 
 
-def test_another_text_of_the_same_name_is_refused(tmp_path, written, teachers):
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (lambda texts: [*texts[:3], "Another end."], r"documents 3 to 3: field corpus_hash: found .*, expected"),
+        (lambda texts: ["X" + texts[0], *texts[1:]], r"documents 0 to 0: field corpus_hash: found .*, expected"),
+        (lambda texts: texts[:3], "field documents: found 3, expected 4"),
+        (lambda texts: [*texts, "One more."], "field documents: found more than 4, expected 4"),
+    ],
+)
+@pytest.mark.parametrize("how", ["finished", "unfinished", "of an older program"])
+def test_another_text_of_the_same_name_is_refused(tmp_path, written, teachers, changed, told, how):
+    """Also where nothing is left to be written, and where the folder says nothing of its text but one hash."""
     folder = copy_of(written, tmp_path / "copy")
-    corpora.add_corpus("predict_text", lambda _: iter([*TEXTS["en"][:3], "Another end."]), ["train"])
+    if how == "unfinished":
+        (folder / "shard-00000.json").unlink()
+    if how == "of an older program":
+        (folder / "corpus.json").unlink()
+        told = r"manifest\.json: field (corpus_hash|documents): found"
+    before = bytes_of(folder)
+    corpora.add_corpus("predict_text", lambda _: iter(changed(TEXTS["en"])), ["train"])
     try:
-        with pytest.raises(RecordError, match="field corpus_hash: found"):
+        with pytest.raises(RecordError, match=told) as error:
             predict(config_of(folder, teachers["en"]))
     finally:
-        corpora.add_corpus(
-            "predict_text", lambda split: iter(TEXTS["en"][: None if split == "train" else 3]), ["train", "part"]
-        )
+        corpora.add_corpus("predict_text", documents_of_split, ["train", "part"])
+    assert "\n" not in str(error.value)
+    # A shard whose own text is unchanged may have been written before the change was met, and is right.
+    assert before.items() <= bytes_of(folder).items() <= bytes_of(written).items()
+
+
+def test_a_folder_of_an_older_program_is_continued(tmp_path, written, teachers):
+    """One that kept no hashes of its text, and no checksums of its own files."""
+    folder = copy_of(written, tmp_path / "copy")
+    for name in ("corpus.json", "shard-00001.json", "shard-00001.tfrecord"):
+        (folder / name).unlink()
+    for path in folder.glob("*.json"):
+        fields = json.loads(path.read_text())
+        del fields["fields_checksum"]
+        path.write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
+    before = bytes_of(folder)
+    manifest = predict(config_of(folder, teachers["en"]))
+    assert manifest.hash == read_manifest(written).hash
+    assert before.items() <= bytes_of(folder).items()
+    names = ("corpus.json", "shard-00001.json", "shard-00001.tfrecord")
+    assert {name: bytes_of(folder)[name] for name in names} == {name: bytes_of(written)[name] for name in names}
 
 
 def test_another_tokenizer_with_the_same_vocabulary_is_refused(tmp_path, teachers):
@@ -174,8 +212,8 @@ def test_another_tokenizer_with_the_same_vocabulary_is_refused(tmp_path, teacher
 def test_gold_records_are_the_teachers_without_predictions(tmp_path, written, teachers):
     predict(config_of(tmp_path / "gold", None, tokenizer=str(teachers["en"])))
     for shard in range(4):
-        gold = schema.read_records(tmp_path / "gold", shard, k=0, width=2)
-        full = schema.read_records(written, shard, k=4, width=2)
+        gold = read_records(tmp_path / "gold", shard, dataclasses.replace(LAYOUT, k=0))
+        full = read_records(written, shard, LAYOUT)
         for one, other in zip(gold, full, strict=True):
             assert (one.text_id, one.draw) == (other.text_id, other.draw)
             for field in ("input_ids", "masked_positions", "gold_ids"):
@@ -196,8 +234,8 @@ def full_log_probs(folder, records):
 def test_an_entry_tells_the_gold_loss_of_the_full_logits_and_the_words(written, teachers):
     """Many gold tokens are not among the stored four, so that these could not tell it."""
     tokenizer = load_tokenizer(teachers["en"])
-    entries = schema.read_manifest(written).shards
-    shards = [list(schema.read_records(written, entry.shard, k=4, width=2)) for entry in entries]
+    entries = read_manifest(written).shards
+    shards = [list(read_records(written, entry.shard, LAYOUT)) for entry in entries]
     log_probs = iter(full_log_probs(teachers["en"], [record for records in shards for record in records]))
     missed = 0
     for entry, records in zip(entries, shards, strict=True):
@@ -216,7 +254,7 @@ def test_an_entry_tells_the_gold_loss_of_the_full_logits_and_the_words(written, 
 def test_gold_labels_alone_have_words_and_no_loss(tmp_path, written, teachers):
     gold = predict(config_of(tmp_path / "gold", None, tokenizer=str(teachers["en"])))
     assert [entry.gold_nll_nats for entry in gold.shards] == [None] * 4
-    assert [e.masked_words for e in gold.shards] == [e.masked_words for e in schema.read_manifest(written).shards]
+    assert [e.masked_words for e in gold.shards] == [e.masked_words for e in read_manifest(written).shards]
 
 
 def test_a_name_of_the_hub_is_pinned_to_its_commit(tmp_path, written, teachers, monkeypatch, capsys):
@@ -224,7 +262,7 @@ def test_a_name_of_the_hub_is_pinned_to_its_commit(tmp_path, written, teachers, 
     add_snapshot(cache, "some/en", teachers["en"], OLD, "v1")
     add_snapshot(cache, "some/en", teachers["en"], NEW, "main")  # the weights are the same, as where a README changed
     manifest = predict(config_of(tmp_path / "records", "some/en"))
-    identity = schema.read_manifest(written).identity
+    identity = read_manifest(written).identity
     assert manifest.identity == dataclasses.replace(identity, revision=NEW)
     assert f"predict: some/en@{NEW} on predict_text:train" in capsys.readouterr().out
     before = bytes_of(tmp_path / "records")
@@ -292,6 +330,8 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, teachers):
         ({"teacher": "a", "draws": 0}, r"PredictConfig\.draws: found 0"),
         ({"teacher": "a", "documents_per_shard": 0}, r"PredictConfig\.documents_per_shard: found 0"),
         ({"teacher": "a", "batch_size": -1}, r"PredictConfig\.batch_size: found -1"),
+        ({"teacher": "a", "dtype": "float16"}, r"dtype: found 'float16', expected one of float32, bfloat16"),
+        ({"teacher": "a", "worker": "2/2"}, r"worker: found '2/2', expected INDEX/COUNT"),
     ],
 )
 def test_impossible_settings_are_refused(changes, named):
@@ -305,52 +345,109 @@ def test_it_says_what_it_does_and_what_comes_next(tmp_path, teachers, capsys):
     size = sum(entry.bytes for entry in manifest.shards)
     tokens = sum(entry.tokens for entry in manifest.shards)
     assert f"{teachers['en']} on predict_text:train (4 documents) -> {tmp_path / 'records'}" in printed.out
-    assert f"wrote {manifest.records} records, {tokens} tokens" in printed.out
+    assert f"{tmp_path / 'records'} holds {manifest.records} records, {tokens} tokens" in printed.out
     assert f"{size / tokens:.2f} bytes a token" in printed.out
+    assert f"sequences {tokens / (32 * manifest.records):.1%} full" in printed.out
     assert "next: mergedistill verify" in printed.out
+    assert "worker" not in printed.out
     assert "4/4 shard" in printed.err
 
 
-SLOW_PREDICT = """
-import sys, time
-from mergedistill_jax.corpus.masking import MaskingConfig
-from mergedistill_jax.predict import PredictConfig, predict
-from tasks import corpora
+def test_workers_share_a_folder_and_say_what_the_others_owe(tmp_path, written, teachers, capsys):
+    folder = tmp_path / "shared"
+    first = predict(config_of(folder, teachers["en"], worker="1/3"))
+    assert [entry.shard for entry in first.shards] == [1]
+    printed = capsys.readouterr()
+    assert "(worker 1/3)" in printed.out
+    assert (
+        "predict: worker 1/3 is done; 3 of 4 shards are missing:"
+        " 2 of worker 0/3 (first shard-00000.json), 1 of worker 2/3 (first shard-00002.json)"
+    ) in printed.out
+    assert "next:" not in printed.out
+    assert "1/1 shard" in printed.err
+    with pytest.raises(RecordError, match=r"shard-00000\.json: found 1 finished shards, expected 4"):
+        first.require_complete()
+    assert not predict(config_of(folder, teachers["en"], worker="2/3")).complete
+    assert predict(config_of(folder, teachers["en"], worker="0/3")).complete
+    assert "next: mergedistill verify" in capsys.readouterr().out
+    assert bytes_of(folder) == bytes_of(written)
 
-def documents(split):
-    for number in range(12):
-        time.sleep(0.05)
-        yield f"The old boat number {number} left the harbour again and again, with fish and children."
 
-corpora.add_corpus("predict_slow", documents, ["train"])
-output, teacher = sys.argv[1:]
-predict(PredictConfig(output=output, teacher=teacher, corpus="predict_slow", split="train", language="en", k=4,
-                      max_length=32, documents_per_shard=1, masking=MaskingConfig(rate=0.2, max_share=0.25)))
-"""
+def test_one_process_completes_what_workers_left(tmp_path, written, teachers):
+    folder = tmp_path / "shared"
+    predict(config_of(folder, teachers["en"], worker="1/2"))
+    assert predict(config_of(folder, teachers["en"])).complete
+    assert bytes_of(folder) == bytes_of(written)
 
 
-@pytest.mark.slow
-def test_a_killed_run_ends_like_one_that_was_not(tmp_path, teachers, monkeypatch):
-    """SIGKILL after the second and after the sixth of twelve shards; then run to the end."""
-    root = Path(mergedistill_jax.__file__).parents[1]
-    script, killed, undisturbed = tmp_path / "slow_predict.py", tmp_path / "killed", tmp_path / "undisturbed"
-    script.write_text(SLOW_PREDICT)
-    for entries in (2, 6):
-        command = [sys.executable, str(script), str(killed), str(teachers["en"])]
-        environment = os.environ | {"PYTHONPATH": str(root)}
-        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - our own
-            while len(list(killed.glob("shard-*.json"))) < entries:
-                assert process.poll() is None
-                time.sleep(0.005)
-            process.send_signal(signal.SIGKILL)
-        assert process.returncode == -signal.SIGKILL
-        manifest = schema.read_manifest(killed)
-        assert entries <= len(manifest.shards) < 12
-        for entry in manifest.shards:
-            schema.check_shard(killed, entry)
-    for folder in (killed, undisturbed):
-        monkeypatch.setattr(sys, "argv", [str(script), str(folder), str(teachers["en"])])
-        runpy.run_path(str(script))
-    left = {name: data for name, data in bytes_of(killed).items() if not name.startswith(".")}
-    assert left == bytes_of(undisturbed)
-    assert len(schema.read_manifest(killed).require_complete().shards) == 12
+def test_a_worker_checks_its_own_shards_alone(tmp_path, written, teachers):
+    """A damaged shard of another worker's does not stop this one: it stops that one, and whoever reads it."""
+    folder = copy_of(written, tmp_path / "copy")
+    (folder / "shard-00001.tfrecord").write_bytes(b"other")
+    assert predict(config_of(folder, teachers["en"], worker="0/2")).complete
+    for worker in ("1/2", None):
+        with pytest.raises(RecordError, match=r"shard-00001\.tfrecord: field bytes"):
+            predict(config_of(folder, teachers["en"], worker=worker))
+
+
+def test_a_job_of_processes_returns_when_the_folder_is_complete(tmp_path, written, teachers, monkeypatch):
+    """The other process of the job writes its shards while this one waits."""
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    folder = tmp_path / "shared"
+
+    def other(_seconds):
+        predict(config_of(folder, teachers["en"], worker="1/2"))
+
+    monkeypatch.setattr(sharing.time, "sleep", other)
+    assert predict(config_of(folder, teachers["en"])).complete
+    assert bytes_of(folder) == bytes_of(written)
+
+
+@pytest.mark.parametrize("ending", [".txt", ".txt.gz", ".txt.bz2", ".txt.xz"])
+def test_corrupt_text_is_named_and_nothing_wrong_is_listed(tmp_path, teachers, ending):
+    """In the first pass over the text, when nothing is written yet, and in a later one, when the folder is begun."""
+    packers = {".txt": bytes, ".txt.gz": gzip.compress, ".txt.bz2": bz2.compress, ".txt.xz": lzma.compress}
+    text = "\n\n".join(f"The {word} boat left the harbour again." for word in ("old", "small", "red", "new")).encode()
+    whole = packers[ending](text)
+    damaged = whole.replace(b"red", b"r\xffd") if ending == ".txt" else whole[: len(whole) // 2]
+    path, folder = tmp_path / f"text{ending}", tmp_path / "records"
+    config = config_of(folder, None, tokenizer=str(teachers["en"]), corpus="predict_file", split="all")
+    path.write_bytes(damaged)
+    corpora.add_files("predict_file", [str(path)], "plain", {"all": Split()})
+    with pytest.raises(ValueError, match=rf"text{ending}: ") as error:
+        predict(config)
+    assert "\n" not in str(error.value)
+    assert not folder.exists()
+    path.write_bytes(whole)
+    undisturbed = predict(dataclasses.replace(config, output=str(tmp_path / "undisturbed")))
+    predict(dataclasses.replace(config, worker="1/4"))
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=rf"text{ending}: "):
+        predict(config)
+    for entry in read_manifest(folder).shards:
+        assert entry == undisturbed.shards[entry.shard]
+    path.write_bytes(whole)
+    predict(config)
+    assert bytes_of(folder) == bytes_of(tmp_path / "undisturbed")
+
+
+def test_a_stage_counts_as_done_when_the_last_worker_is(tmp_path, teachers, capsys):
+    """Or a pipeline would skip it, and then find the folder unfinished."""
+    folder = tmp_path / "records"
+    settings = {"OUTPUT": str(folder), "CORPUS": "predict_text", "SPLIT": "train", "LANGUAGE": "en"}
+    settings |= {"TOKENIZER": str(teachers["en"]), "DRAWS": 1, "MASKING_RATE": 0.2, "MAX_LENGTH": 32}
+    bindings = [f"{name} = {value!r}" for name, value in settings.items()]
+    bindings.append("predict.PredictConfig.documents_per_shard = 1")
+
+    def run(worker):
+        return cli.run_stage("predict", ["gin/runs/mask.gin"], [*bindings, f"WORKER = {worker!r}"], reuse=True)
+
+    assert not run("1/2").complete
+    assert not list(folder.glob("stage_*"))
+    assert run("0/2").complete
+    assert run("0/2") is None  # done before
+    assert run(None).complete
+    assert run(None) is None
+    assert "--gin.WORKER='1/2'" in capsys.readouterr().out

@@ -1,22 +1,16 @@
 """Which shards are missing, which documents belong to them, and the writing of them one by one."""
 
-import dataclasses
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import seqio
 import tensorflow as tf
 
-from mergedistill_jax.schema import Manifest, Record, ShardEntry, check_shard, write_shard
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CorpusSummary:
-    """Size and content of a corpus: how many documents, and a hash over all of them in order."""
-
-    documents: int
-    hash: str
+from mergedistill_jax.files import remove_left_behind
+from mergedistill_jax.manifest import Manifest, ShardEntry, add_shard, entry_name
+from mergedistill_jax.schema import Record
+from mergedistill_jax.teachers.corpus_hashes import CorpusSummary, unchanged_shards
+from mergedistill_jax.teachers.sharing import Worker
 
 
 def corpus_documents(task: str, split: str) -> Iterator[str]:
@@ -32,50 +26,48 @@ def corpus_documents(task: str, split: str) -> Iterator[str]:
     if split not in corpus.splits:
         raise ValueError(f"corpus {task}: split: found {split!r}, expected one of {sorted(corpus.splits)}")
     dataset = corpus.get_dataset(None, split=split, shuffle=False)
+    number = -1
     try:
-        for example in dataset.as_numpy_iterator():
+        for number, example in enumerate(dataset.as_numpy_iterator()):  # noqa: B007 - named in the errors below
             yield example["text"].decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"corpus {task}: document {number}: found bytes that are not UTF-8 ({error.reason}), expected UTF-8"
+        ) from error
     except tf.errors.OpError as error:
         # tf.data wraps what a text source raises, with a traceback in the message.
         cause = re.sub(r"^\{\{.*?\}\} *", "", error.message).splitlines()[0]
         raise ValueError(f"corpus {task}: {cause}") from error
 
 
-def summarise(documents: Iterable[str]) -> CorpusSummary:
-    """Counts and hashes a corpus in one pass."""
-    digest = hashlib.blake2b(digest_size=16)
-    count = 0
-    for document in documents:
-        data = document.encode()
-        digest.update(len(data).to_bytes(8, "little") + data)
-        count += 1
-    return CorpusSummary(documents=count, hash=digest.hexdigest())
-
-
-def shards_of(documents: Iterable[str], documents_per_shard: int) -> Iterator[tuple[int, list[str]]]:
-    """Consecutive documents in groups: (shard number, its documents)."""
-    group: list[str] = []
-    shard = 0
-    for document in documents:
-        group.append(document)
-        if len(group) == documents_per_shard:
-            yield shard, group
-            group, shard = [], shard + 1
-    if group:
-        yield shard, group
-
-
 def write_missing_shards(
     manifest: Manifest,
     documents: Iterable[str],
+    summary: CorpusSummary,
     records_of: Callable[[Sequence[str]], Iterable[Record]],
     on_shard: Callable[[ShardEntry], None],
+    worker: Worker,
 ) -> None:
-    """Writes every shard that is not listed yet; a listed one is checked, and refused by name where it is damaged."""
-    identity = manifest.identity
-    finished = {entry.shard: entry for entry in manifest.shards}
-    for shard, group in shards_of(documents, identity.documents_per_shard):
-        if shard in finished:
-            check_shard(manifest.folder, finished[shard])
-            continue
-        on_shard(write_shard(manifest.folder, shard, records_of(group), identity.id_bytes))
+    """Writes every shard of a worker that is not listed yet, and removes what dead processes left behind.
+
+    Args:
+        manifest: of the folder, as it was opened.
+        documents: the whole corpus; a worker reads past the documents of others.
+        summary: of the corpus that the folder was begun on.
+        records_of: the records of one shard's documents; equal documents must give equal records.
+        on_shard: called with the entry of each shard that was written.
+        worker: whose shards are written.
+
+    Raises:
+        RecordError: a shard of the worker's that is listed is damaged, the text has changed, or the disk is full.
+    """
+    folder = manifest.folder
+    remove_left_behind(folder)
+    finished = {entry.shard for entry in manifest.shards}
+
+    def wanted(shard: int) -> bool:
+        return worker.owns(shard) and shard not in finished
+
+    for shard, group in unchanged_shards(documents, summary, manifest.identity.corpus, wanted):
+        if not (folder / entry_name(shard)).exists():  # another process may have been told to write the same
+            on_shard(add_shard(manifest, shard, records_of(group)))
