@@ -19,8 +19,8 @@ where p_t is t's distribution over its whole vocabulary: `gold_nll_nats / masked
 of a word are predicted side by side, so their sum is the loss of the word as t sees it. The words are the same up to
 three things: the bound on a sequence's masked share (`max_share`) counts tokens, and so spares other words; a word that
 is longer than a sequence counts in each that it is cut into; what a tokenizer drops, or joins to the word before it,
-does not count. A word that a teacher can only write as [UNK] is cheap for it: where it does not know a script, look at
-the [UNK] columns of the vocabulary's report before trusting `best`.
+does not count. A word that a teacher can only write as [UNK] is cheap for it: where it may not know a script, see what
+`compare`, which charges for that, says before trusting `best`.
 """
 
 import dataclasses
@@ -29,10 +29,14 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from mergedistill_jax.schema import MANIFEST_NAME, Manifest, RecordError, ShardEntry, entry_name, require_equal
+from mergedistill_jax.manifest import MANIFEST_NAME, Manifest, ShardEntry, entry_name, require_equal
+from mergedistill_jax.schema import RecordError
 
 RULES = ("all", "sample", "best")
-COMPARABLE = ("corpus_hash", "documents", "documents_per_shard", "seed", "rate", "max_share", "draws")
+COMPARABLE = (
+    *("corpus_hash", "documents", "documents_per_shard"),
+    *("seed", "rate", "max_share", "draws", "replacement", "cover", "max_count"),
+)
 """What records must have in common so that a shard means the same words to every teacher."""
 
 

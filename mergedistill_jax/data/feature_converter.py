@@ -47,13 +47,13 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
 
         def convert(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             return {
-                "token_ids": _padded(example["token_ids"], length),
+                "token_ids": padded(example["token_ids"], length),
                 "lengths": tf.shape(example["token_ids"])[0],
-                "masked_positions": _padded(example["masked_positions"], rows),
-                "gold_ids": _padded(example["gold_ids"], rows),
+                "masked_positions": padded(example["masked_positions"], rows),
+                "gold_ids": padded(example["gold_ids"], rows),
                 "loss_weights": tf.cast(tf.range(rows) < tf.shape(example["gold_ids"])[0], tf.float32),
-                "teacher_ids": _padded(example["teacher_ids"][:, :k], rows),
-                "teacher_log_probs": _padded(example["teacher_log_probs"][:, :k], rows, IMPOSSIBLE_LOG_PROB),
+                "teacher_ids": padded(example["teacher_ids"][:, :k], rows),
+                "teacher_log_probs": padded(example["teacher_log_probs"][:, :k], rows, IMPOSSIBLE_LOG_PROB),
                 "source": example["source"],
             }
 
@@ -64,7 +64,7 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
         return {**task_feature_lengths, "loss_weights": task_feature_lengths["masked_positions"], "lengths": 0}
 
 
-def _padded(values: tf.Tensor, rows: int, filler: float = 0) -> tf.Tensor:
+def padded(values: tf.Tensor, rows: int, filler: float = 0) -> tf.Tensor:
     """The values with rows of filler up to `rows`; a static shape."""
     missing = tf.concat([[rows - tf.shape(values)[0]], tf.shape(values)[1:]], axis=0)
     padded = tf.concat([values, tf.fill(missing, tf.cast(filler, values.dtype))], axis=0)

@@ -8,7 +8,8 @@ import seqio
 import tensorflow as tf
 
 from mergedistill_jax import schema
-from mergedistill_jax.schema import Manifest
+from mergedistill_jax.data.record_files import RecordFiles
+from mergedistill_jax.manifest import MANIFEST_NAME, Manifest, read_manifest
 from mergedistill_jax.vocabulary.folder import Vocabulary, read_vocabulary
 from mergedistill_jax.vocabulary.id_map import DROPPED, IdMap
 
@@ -21,8 +22,9 @@ class RecordSource(seqio.FileDataSource):
     """The shards of one record folder, and what is known about them.
 
     Attributes:
-        manifest: complete and undamaged, or the constructor refuses the folder by name; it lists the shards that are
-            read, so that its counts and its hash are theirs.
+        manifest: complete and of the listed sizes, or the constructor refuses the folder by name; it lists the shards
+            that are read, so that its counts and its hash are theirs. Their checksums are compared when they are read.
+        files: the records by their number.
         vocabulary: the student's.
         teacher: the teacher's name in the student's vocabulary folder.
     """
@@ -33,9 +35,8 @@ class RecordSource(seqio.FileDataSource):
         self.manifest = manifest = dataclasses.replace(manifest, shards=tuple(read))
         self.vocabulary = vocabulary
         identity = manifest.identity
-        self.teacher = vocabulary.member_of(identity.vocabulary_hash, manifest.folder / schema.MANIFEST_NAME)
-        for entry in manifest.shards:
-            schema.check_shard(manifest.folder, entry)
+        self.teacher = vocabulary.member_of(identity.vocabulary_hash, manifest.folder / MANIFEST_NAME)
+        manifest.require_sizes()
         files = [file for file, entry in zip(manifest.files, manifest.shards, strict=True) if entry.records]
         if not files:
             raise schema.RecordError(f"{manifest.folder}: found 0 records, expected at least one")
@@ -44,6 +45,16 @@ class RecordSource(seqio.FileDataSource):
             split_to_filepattern={SPLIT: files},
             num_input_examples={SPLIT: manifest.records},
         )
+        self.files = RecordFiles(manifest)
+
+    def get_dataset(self, *arguments: Any, **settings: Any) -> tf.data.Dataset:
+        """The serialised records in SeqIO's order.
+
+        Raises:
+            RecordError: a shard's checksum is not the one listed.
+        """
+        self.manifest.require_undamaged()
+        return super().get_dataset(*arguments, **settings)
 
 
 def to_student_ids(id_map: IdMap, parsed: Mapping[str, tf.Tensor], max_length: int) -> dict[str, tf.Tensor]:
@@ -104,6 +115,32 @@ def _merged(top_ids: tf.Tensor, log_probs: tf.Tensor) -> tf.Tensor:
     return tf.where(repeated | (top_ids == DROPPED), IMPOSSIBLE_LOG_PROB, total)
 
 
+class ReadRecords:
+    """The preprocessor of a record task: serialised records to features in the student's ids.
+
+    A task that has this one alone is read without SeqIO's help, in our own order; see batches.py.
+
+    Attributes:
+        files, layout, max_length, id_map: what it takes to read a record.
+    """
+
+    def __init__(self, source: RecordSource, name: str) -> None:
+        """Takes the task's source, and its name, which becomes the feature `source`."""
+        identity = source.manifest.identity
+        self.files = source.files
+        self.layout, self.max_length = identity.layout, identity.max_length
+        self.id_map = source.vocabulary.id_map(source.teacher)
+        self._name = name
+
+    def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Examples of serialised records."""
+        return dataset.map(self._example, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _example(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        parsed = schema.parse_record(serialized, self.layout)
+        return {**to_student_ids(self.id_map, parsed, self.max_length), "source": tf.constant(self._name)}
+
+
 def add_record_task(name: str, folder: str, vocabulary_folder: str, shards: Collection[int] | None = None) -> str:
     """Registers a record folder, or some of its shards, as the SeqIO task `name`; a second call replaces the first.
 
@@ -111,36 +148,24 @@ def add_record_task(name: str, folder: str, vocabulary_folder: str, shards: Coll
     in float32; source: the task's name, for metrics by language and teacher.
 
     Raises:
-        RecordError: the folder is missing or unfinished, or a shard is missing or altered.
+        RecordError: the folder is missing or unfinished, or a shard is missing or of another size.
         VocabularyError: its teacher is not one of the vocabulary's.
     """
     vocabulary = read_vocabulary(vocabulary_folder)
-    source = RecordSource(schema.read_manifest(folder), vocabulary, shards)
-    identity = source.manifest.identity
-    id_map = vocabulary.id_map(source.teacher)
-
-    def parse(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        return dataset.map(
-            lambda serialized: {
-                **to_student_ids(
-                    id_map,
-                    schema.parse_record(serialized, k=identity.k, width=identity.id_bytes),
-                    identity.max_length,
-                ),
-                "source": tf.constant(name),
-            },
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-
+    source = RecordSource(read_manifest(folder), vocabulary, shards)
     if name in seqio.TaskRegistry.names():
         seqio.TaskRegistry.remove(name)
     seqio.TaskRegistry.add(
-        name, source=cast("Any", source), preprocessors=[parse], output_features=_features(vocabulary.size)
+        name,
+        source=cast("Any", source),
+        preprocessors=[ReadRecords(source, name)],
+        output_features=record_features(vocabulary.size),
     )
     return name
 
 
-def _features(size: int) -> dict[str, Any]:
+def record_features(size: int) -> dict[str, Any]:
+    """Output features of a record task, for a student's vocabulary of so many tokens."""
     ids = seqio.PassThroughVocabulary(size)
 
     def feature(rank: int = 1, dtype: Any = tf.int32) -> Any:

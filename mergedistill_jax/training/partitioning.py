@@ -1,5 +1,7 @@
 """The device mesh, and which mesh axis each logical axis of a parameter or batch lies on."""
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +11,15 @@ import numpy as np
 from flax.linen import spmd
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Bool, Int
 
 DATA, FSDP, MODEL = "data", "fsdp", "model"
 
 BATCH_SPEC = P((DATA, FSDP))
 """A batch's rows lie over the data and the fsdp axis; what a parameter is divided by decides nothing about it."""
+
+ACTIVATION_AXES: dict[str, Any] = {"batch_axes": (DATA, FSDP), "heads_axis": MODEL, "parameter_axes": (FSDP,)}
+"""Where a model's activations lie: the fields of models/placement.py's Placement beside the mesh."""
 
 LOGICAL_AXIS_RULES = (
     ("batch", (DATA, FSDP)),
@@ -28,6 +34,10 @@ LOGICAL_AXIS_RULES = (
     ("norm", None),
     ("labels", None),
 )
+
+
+ACTIVATION_AXES: dict[str, Any] = {"batch_axes": (DATA, FSDP), "heads_axis": MODEL, "parameter_axes": (FSDP,)}
+"""Where a model's activations lie on such a mesh, as models/placement.py wants it told."""
 
 
 def make_mesh(model_parallelism: int = 1, devices: Sequence[Any] | None = None, *, fsdp_parallelism: int = 1) -> Mesh:
@@ -87,15 +97,67 @@ def require_divisible(batch_size: int, mesh: Mesh) -> None:
         raise ValueError(f"batch_size: found {batch_size}, expected {expected}")
 
 
-def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """A global batch, known whole to every process, laid over the data and fsdp axes; each process places its own rows.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class LocalRows:
+    """Which rows of a batch lie on the devices of this process.
+
+    Attributes:
+        batch_size: rows of the whole batch.
+        numbers: of the rows, ascending.
+        counted: whether this process is the first that holds the row. Where the model axis reaches over processes some
+            rows lie on several; what is counted by row and added up over processes takes these alone.
+    """
+
+    batch_size: int
+    numbers: Int[np.ndarray, " r"]
+    counted: Bool[np.ndarray, " r"]
+
+    def to_count(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Of arrays of these rows, those of the rows that are counted here."""
+        if self.counted.all():
+            return batch
+        return {name: values[self.counted] for name, values in batch.items()}
+
+
+def local_rows(batch_size: int, mesh: Mesh) -> LocalRows:
+    """The rows that this process places.
 
     Raises:
         ValueError: the batch does not divide by the data and the fsdp axis.
     """
-    require_divisible(len(next(iter(batch.values()))), mesh)
+    require_divisible(batch_size, mesh)
+    holders = np.full(batch_size, jax.process_count())
+    here = np.zeros(batch_size, bool)
+    for device, (rows,) in NamedSharding(mesh, BATCH_SPEC).devices_indices_map((batch_size,)).items():
+        holders[rows] = np.minimum(holders[rows], device.process_index)
+        here[rows] |= device.process_index == jax.process_index()
+    numbers = np.flatnonzero(here)
+    return LocalRows(batch_size=batch_size, numbers=numbers, counted=holders[numbers] == jax.process_index())
+
+
+def place_batch(batch: dict[str, np.ndarray], mesh: Mesh, rows: LocalRows | None = None) -> dict[str, jax.Array]:
+    """A global batch laid over the data and fsdp axes; each process places its own rows.
+
+    Args:
+        batch: arrays of the rows that `rows` names; of all rows, the same on every process, where that is None.
+        mesh: from make_mesh.
+        rows: from local_rows.
+
+    Raises:
+        ValueError: the batch does not divide by the data and the fsdp axis.
+    """
+    size = len(next(iter(batch.values()))) if rows is None else rows.batch_size
+    require_divisible(size, mesh)
     sharding = NamedSharding(mesh, BATCH_SPEC)
+
+    def part(values: np.ndarray, index: Any) -> np.ndarray:
+        if rows is None:
+            return values[index]
+        start, stop, _ = index[0].indices(size)
+        first = int(np.searchsorted(rows.numbers, start))
+        return values[first : first + stop - start]
+
     return {
-        name: jax.make_array_from_callback(rows.shape, sharding, lambda index, rows=rows: rows[index])
-        for name, rows in batch.items()
+        name: jax.make_array_from_callback((size, *values.shape[1:]), sharding, functools.partial(part, values))
+        for name, values in batch.items()
     }

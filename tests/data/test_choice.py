@@ -12,15 +12,15 @@ import safetensors.numpy
 import seqio
 from conftest import TEXTS, make_teacher
 from etils import epath
-from test_schema import make_identity
+from test_manifest import make_identity
 
-from mergedistill_jax import schema
 from mergedistill_jax.corpus.masking import MaskingConfig
 from mergedistill_jax.data.batches import batches, describe_mixture, evaluation_batches
 from mergedistill_jax.data.choice import COMPARABLE, RULES, choose_shards, gold_loss
+from mergedistill_jax.manifest import Manifest, ShardEntry, list_shard, read_manifest, read_records
 from mergedistill_jax.models.huggingface_weights import WEIGHTS_FILE
 from mergedistill_jax.predict import PredictConfig, predict
-from mergedistill_jax.schema import Manifest, RecordError, ShardEntry
+from mergedistill_jax.schema import Layout, RecordError
 from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab
 from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
 from tasks import corpora
@@ -89,7 +89,8 @@ def test_sample_is_the_documented_hash_and_fair() -> None:
 @pytest.mark.parametrize("field", COMPARABLE)
 def test_folders_of_other_documents_or_masks_are_refused_by_the_field(rule: str, field: str) -> None:
     found = getattr(MURIL.identity, field)
-    other = {"corpus_hash": "zz", "rate": 0.3, "max_share": 0.5}.get(field, 9)
+    changes = {"corpus_hash": "zz", "rate": 0.3, "max_share": 0.5, "replacement": "mask", "cover": True}
+    other = changes.get(field, 9)
     changed = dataclasses.replace(MURIL, identity=dataclasses.replace(MURIL.identity, **{field: other}))
     message = rf"runs/muril/manifest\.json: field {field}: found {other!r}, expected {found!r}"
     with pytest.raises(RecordError, match=message):
@@ -124,6 +125,7 @@ def test_entries_without_a_loss_are_refused_by_best_alone(field: str, value: flo
 
 MASKING = MaskingConfig(rate=0.3, max_share=0.9)  # so high that it spares no word: see the module's docstring
 LENGTH, K, DRAWS = 32, 4, 3
+LAYOUT = Layout(k=K, vocabulary_size=1000)
 
 
 def knowing(folder: Path, words: set[str]) -> Path:
@@ -181,13 +183,13 @@ def loss_by_bias(made: Made, name: str, shard: int) -> tuple[float, int]:
     """Gold loss in float64 from the stored gold ids and the teacher's bias, its distribution; and the positions."""
     bias = safetensors.numpy.load_file(made.teachers[name] / WEIGHTS_FILE)["cls.predictions.bias"].astype(np.float64)
     log_probs = bias - np.log(np.exp(bias).sum())
-    records = list(schema.read_records(made.folders[name], shard, k=K, width=2))
+    records = list(read_records(made.folders[name], shard, LAYOUT))
     gold = np.concatenate([record.gold_ids for record in records])
     return -float(log_probs[gold].sum()), len(gold)
 
 
 def test_the_entries_tell_the_exact_loss_of_the_same_words(made: Made) -> None:
-    manifests = {name: schema.read_manifest(folder) for name, folder in made.folders.items()}
+    manifests = {name: read_manifest(folder) for name, folder in made.folders.items()}
     for name, one in manifests.items():
         for entry in one.shards:
             expected, positions = loss_by_bias(made, name, entry.shard)
@@ -200,7 +202,7 @@ def test_the_entries_tell_the_exact_loss_of_the_same_words(made: Made) -> None:
 
 
 def test_best_takes_each_document_from_the_teacher_that_knows_it(made: Made) -> None:
-    manifests = [schema.read_manifest(folder) for folder in made.folders.values()]
+    manifests = [read_manifest(folder) for folder in made.folders.values()]
     assert choose_shards(manifests, "best") == [(0, 1), (2, 3)]
     assert choose_shards(manifests[::-1], "best") == [(2, 3), (0, 1)]
 
@@ -215,7 +217,7 @@ def mixture_of(made: Made, rule: str, **settings: Any) -> Any:
 @pytest.mark.parametrize("rule", RULES)
 def test_a_mixture_reads_what_the_rule_chose_and_knows_whose_it_is(made: Made, rule: str) -> None:
     mixture = mixture_of(made, rule, seed=1)
-    manifests = [schema.read_manifest(folder) for folder in made.folders.values()]
+    manifests = [read_manifest(folder) for folder in made.folders.values()]
     chosen = choose_shards(manifests, rule, seed=1)
     counts = {
         one.identity.teacher: sum(one.shards[shard].records for shard in shards)
@@ -235,25 +237,23 @@ def test_the_hash_of_a_mixture_tells_the_rules_apart(made: Made) -> None:
     hashes = [mixture_of(made, "sample", seed=seed).hash for seed in range(4)]
     hashes += [mixture_of(made, rule).hash for rule in ("all", "best")]
     assert mixture_of(made, "best").hash == hashes[-1]
-    splits = [
-        choose_shards([schema.read_manifest(f) for f in made.folders.values()], "sample", seed=s) for s in range(4)
-    ]
+    splits = [choose_shards([read_manifest(f) for f in made.folders.values()], "sample", seed=s) for s in range(4)]
     assert len(set(hashes)) == 2 + len({str(split) for split in splits if split != [(0, 1), (2, 3)]})
 
 
 def test_a_teacher_that_is_never_chosen_has_no_task(made: Made, tmp_path: Path) -> None:
     folders = dict(made.folders)
-    for entry in schema.read_manifest(folders["late"]).shards:
+    for entry in read_manifest(folders["late"]).shards:
         target = tmp_path / "late"
         target.mkdir(exist_ok=True)
-        schema.list_shard(target, dataclasses.replace(entry, gold_nll_nats=1e6))
+        list_shard(target, dataclasses.replace(entry, gold_nll_nats=1e6))
     for path in Path(folders["late"]).iterdir():
         if not path.name.startswith("shard") or path.suffix == ".tfrecord":
             (tmp_path / "late" / path.name).write_bytes(path.read_bytes())
     name = add_students_mixture([folders["early"], str(tmp_path / "late")], made.vocabulary, name="never", rule="best")
     mixture = describe_mixture(name)
     assert mixture.teachers == ("early",)
-    assert mixture.records == schema.read_manifest(folders["early"]).records
+    assert mixture.records == read_manifest(folders["early"]).records
     assert len(next(batches(mixture, 2, seed=0))["source"]) == 2
 
 

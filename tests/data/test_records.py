@@ -1,4 +1,4 @@
-import json
+import dataclasses
 import types
 
 import numpy as np
@@ -7,12 +7,14 @@ import seqio
 import tensorflow as tf
 from conftest import TEXTS
 
-from mergedistill_jax import schema
 from mergedistill_jax.corpus.masking import MaskingConfig
 from mergedistill_jax.corpus.packing import masked_records
 from mergedistill_jax.data.records import IMPOSSIBLE_LOG_PROB, add_record_mixture, add_record_task, to_student_ids
+from mergedistill_jax.data.student_rows import ToStudent
+from mergedistill_jax.manifest import open_for_writing, read_manifest, read_records, write_shard
 from mergedistill_jax.predict import PredictConfig, predict
-from mergedistill_jax.schema import RecordError
+from mergedistill_jax.record_rows import RecordRows
+from mergedistill_jax.schema import Layout, RecordError
 from mergedistill_jax.teachers.inference import predict_records
 from mergedistill_jax.teachers.loading import load_teacher
 from mergedistill_jax.vocab import LearnConfig, UnionConfig, VocabConfig, vocab
@@ -24,6 +26,7 @@ from tasks import corpora, distillation
 
 MASKING = MaskingConfig(rate=0.2, max_share=0.25)
 LENGTH, K, DRAWS, DOCUMENTS_PER_SHARD = 32, 4, 2, 2
+LAYOUT = Layout(k=K, vocabulary_size=1000)
 
 
 def predict_config(language, output, **changes):
@@ -257,6 +260,40 @@ def test_random_records_are_what_numpy_makes_of_them(k, max_length):
     assert merged or not k
 
 
+def rows_of(parsed_records):
+    """As record_rows.decode_records gives them."""
+    records = [arrays_of(parsed) for parsed in parsed_records]
+    joined = {name: np.concatenate([record[name] for record in records]) for name in records[0]}
+    return RecordRows(
+        lengths=np.array([len(record["input_ids"]) for record in records]),
+        counts=np.array([len(record["gold_ids"]) for record in records]),
+        **joined,
+    )
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("k", [0, 2, 6])
+@pytest.mark.parametrize("max_length", [40, 1000])
+def test_many_records_at_once_are_those_one_by_one(k, max_length, whole):
+    """In NumPy and in TensorFlow, cut and uncut; positions, ids and [SEP] exactly, summed mass to rounding."""
+    generator = np.random.default_rng(k + max_length)
+    id_map, first = random_case(generator, k)
+    if whole:
+        id_map = whole_map(np.where(np.arange(30) % 7, np.arange(30), DROPPED).astype(np.int32))
+    parsed = [first, *(random_case(generator, k)[1] for _ in range(20))]
+    found = ToStudent(id_map, max_length)(rows_of(parsed))
+    expected = [arrays_of(to_student_ids(id_map, record, max_length)) for record in parsed]
+    assert found.lengths.tolist() == [len(record["token_ids"]) for record in expected]
+    assert found.counts.tolist() == [len(record["gold_ids"]) for record in expected]
+    for name in expected[0]:
+        joined = np.concatenate([record[name] for record in expected])
+        assert getattr(found, name).dtype == joined.dtype
+        if name == "teacher_log_probs":
+            np.testing.assert_allclose(getattr(found, name), joined, rtol=1e-6, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(getattr(found, name), joined)
+
+
 def test_merging_keeps_all_mass_and_a_map_without_twins_changes_no_bit():
     """The mass of a position is that of its kept candidates; where nothing is merged, nothing is touched."""
     generator = np.random.default_rng(0)
@@ -327,7 +364,7 @@ def test_text_of_the_students_own_tokenizer_is_read_as_it_is(tmp_path, folders, 
     stored = [
         record
         for entry in manifest.shards
-        for record in schema.read_records(tmp_path / "own", entry.shard, k=0, width=manifest.identity.id_bytes)
+        for record in read_records(tmp_path / "own", entry.shard, manifest.identity.layout)
     ]
     assert len(examples) == len(stored) > 0
     for example, record in zip(examples, stored, strict=True):
@@ -352,15 +389,14 @@ def test_gold_only_records_have_no_candidates(tmp_path, folders, teachers):
 
 def test_three_byte_ids_read_through_the_task(tmp_path, folders):
     """The same records, said to be of a vocabulary of 70,000 tokens."""
-    identity = json.loads((folders.root / "en/manifest.json").read_text())
-    wide = schema.open_for_writing(tmp_path, schema.Identity(**identity | {"vocabulary_size": 70_000}))
-    narrow = schema.read_manifest(folders.en)
+    narrow = read_manifest(folders.en)
+    wide = open_for_writing(tmp_path, dataclasses.replace(narrow.identity, vocabulary_size=70_000))
     for entry in narrow.shards:
-        records = schema.read_records(folders.en, entry.shard, k=K, width=2)
-        schema.write_shard(tmp_path, entry.shard, records, wide.identity.id_bytes)
+        records = read_records(folders.en, entry.shard, LAYOUT)
+        write_shard(tmp_path, entry.shard, records, wide.identity.layout)
     expected = read(add_record_task("narrow", folders.en, folders.union))
     found = read(add_record_task("wide", str(tmp_path), folders.union))
-    assert wide.identity.id_bytes == 3
+    assert wide.identity.layout.id_bits == 17
     for one, other in zip(found, expected, strict=True):
         for field in set(one) - {"source"}:
             np.testing.assert_array_equal(one[field], other[field])
@@ -384,7 +420,6 @@ def flip(path):
     [
         (lambda f: (f / "shard-00001.json").unlink(), r"shard-00001\.json: found 1 finished shards, expected 2"),
         (lambda f: (f / "shard-00001.tfrecord").unlink(), r"shard-00001\.tfrecord: not found"),
-        (lambda f: flip(f / "shard-00000.tfrecord"), r"shard-00000\.tfrecord: field checksum"),
         (lambda f: (f / "shard-00000.tfrecord").write_bytes(b""), r"shard-00000\.tfrecord: field bytes: found 0"),
         (lambda f: (f / "manifest.json").unlink(), r"manifest\.json: not found"),
     ],
@@ -399,10 +434,17 @@ def test_unfinished_and_damaged_folders_are_refused_by_name(tmp_path, folders, d
     assert "refused" not in seqio.TaskRegistry.names()
 
 
+def test_a_flipped_bit_is_found_before_seqio_reads_a_record(tmp_path, folders):
+    folder = copy_of(folders.root / "en", tmp_path / "copy")
+    flip(folder / "shard-00001.tfrecord")
+    name = add_record_task("flipped", str(folder), folders.union)
+    with pytest.raises(RecordError, match=rf"{folder}/shard-00001\.tfrecord: field checksum: found \w+, expected \w+"):
+        read(name)
+
+
 def test_a_folder_without_records_is_refused(tmp_path, folders):
-    identity = json.loads((folders.root / "en/manifest.json").read_text())
-    schema.open_for_writing(tmp_path, schema.Identity(**identity | {"documents": 1}))
-    schema.write_shard(tmp_path, 0, [], 2)
+    open_for_writing(tmp_path, dataclasses.replace(read_manifest(folders.en).identity, documents=1))
+    write_shard(tmp_path, 0, [], LAYOUT)
     with pytest.raises(RecordError, match="found 0 records, expected at least one"):
         add_record_task("refused", str(tmp_path), folders.union)
 
@@ -429,7 +471,7 @@ def test_rates_are_records_to_the_power_of_the_exponent(folders, exponent):
     tasks = [add_record_task(f"rate_{language}", str(folders.root / language), folders.union) for language in TEXTS]
     mixture = seqio.get_mixture_or_task(add_record_mixture("rates", tasks, exponent))
     assert isinstance(mixture, seqio.Mixture)
-    counts = {f"rate_{language}": schema.read_manifest(folders.root / language).records for language in TEXTS}
+    counts = {f"rate_{language}": read_manifest(folders.root / language).records for language in TEXTS}
     assert len(set(counts.values())) == 2
     for task in mixture.tasks:
         assert mixture.get_rate(task) == pytest.approx(counts[task.name] ** exponent)
