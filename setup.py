@@ -47,6 +47,7 @@ setup(
         "markupsafe",
     ],
     extras_require={
+        "plan": ["libtpu==0.0.42.1"],  # the compiler for TPU; `plan` for CPU does without
         "test": [
             "pytest",
             "pytest-xdist",

@@ -29,10 +29,12 @@ STAGES = {
     "vocab": ("vocab", "VocabConfig", "unite vocabularies, or learn one"),
     "predict": ("predict", "PredictConfig", "run one teacher over a corpus, once"),
     "verify": ("verify", "VerifyConfig", "check a folder of predictions"),
+    "compare": ("compare", "CompareConfig", "score candidate teachers on held-out text, and recommend"),
     "train": ("train", "TrainConfig", "train a student, or a teacher on gold labels"),
     "evaluate": ("evaluate", "EvaluateConfig", "score students and teachers on the same masked words"),
     "finetune": ("finetune", "FinetuneConfig", "fine-tune and score a model on tagging"),
     "export": ("export", "ExportConfig", "write a Hugging Face folder"),
+    "plan": ("plan", "PlanConfig", "estimate memory, time and bytes without hardware"),
     "pipeline": ("pipeline", "PipelineConfig", "all stages in order, from text to report"),
 }
 
@@ -44,7 +46,21 @@ class UsageError(ValueError):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one stage; returns the exit status: 0, or 2 after one line on standard error about wrong input."""
+    """Runs one stage, as one process of several where MERGEDISTILL_DISTRIBUTED says so; see training/distributed.py.
+
+    Returns:
+        The exit status: 0, or 2 after one line on standard error about wrong input.
+
+    Raises:
+        SystemExit: with status 75 a training run that SIGTERM asked to leave, after it has saved.
+    """
+    if not os.environ.get("MERGEDISTILL_DISTRIBUTED"):
+        return _main(arguments)
+    distributed = importlib.import_module("mergedistill_jax.training.distributed")
+    return distributed.run_as_member(functools.partial(_main, arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] == "help" or {"-h", "--help"} & set(arguments):
         print(usage())
@@ -161,13 +177,21 @@ def run_stage(
         result = verb(config, functools.partial(_run_step, gin_files, bindings, search_paths))
     else:
         result = verb(config)
-    if isinstance(output, str):
+    # A stage that left work to other processes is not done, or a pipeline would never come back to it.
+    if isinstance(output, str) and _leads() and getattr(result, "complete", True):
         seconds = time.monotonic() - began + (before.seconds if before and same and stage == "train" else 0.0)
         folder = epath.Path(output)
         (folder / f"{stage}.gin").write_text(f"# {command}\n\n{operative}")
         done = StageTime(stage=stage, command=command, configuration=configuration, seconds=seconds, order=time.time())
         write_stage_time(folder, done)
     return result
+
+
+def _leads() -> bool:
+    """Whether this process is alone, or the one of several that writes what is written once."""
+    if not os.environ.get("MERGEDISTILL_DISTRIBUTED"):
+        return True
+    return importlib.import_module("mergedistill_jax.training.distributed").leads()
 
 
 def _used_configuration() -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 from etils import epath
 
-from mergedistill_jax import schema
 from mergedistill_jax.data.batches import RecordMixture, describe_mixture
 from mergedistill_jax.evaluation.fills import Reader, fill_examples, teacher_reader
 from mergedistill_jax.evaluation.masked_words import (
@@ -20,8 +19,9 @@ from mergedistill_jax.evaluation.masked_words import (
     unseen_shares,
 )
 from mergedistill_jax.evaluation.report import Fill, Report, Vocabulary, console_table, write_report
+from mergedistill_jax.manifest import MANIFEST_NAME, Manifest, read_manifest, require_equal
 from mergedistill_jax.models.encoder import EncoderConfig
-from mergedistill_jax.schema import Manifest, RecordError
+from mergedistill_jax.schema import RecordError
 from mergedistill_jax.stage_log import StageTime, read_stage_times
 from mergedistill_jax.teachers.inference import Teacher
 from mergedistill_jax.teachers.loading import load_teacher, load_token_counts, model_hash
@@ -122,7 +122,7 @@ def _manifests(mixture: RecordMixture) -> dict[str, Manifest]:
     if doubled:
         raise RecordError(f"mixture {mixture.name}: found two folders of {doubled[0]}, expected one per language")
     return {
-        language: schema.read_manifest(folder).require_complete()
+        language: read_manifest(folder).require_complete()
         for language, folder in zip(mixture.languages, mixture.folders, strict=True)
     }
 
@@ -130,8 +130,8 @@ def _manifests(mixture: RecordMixture) -> dict[str, Manifest]:
 def _teacher(folder: str, manifest: Manifest) -> Teacher:
     """Loads a teacher, and refuses one that did not predict the held-out records of its language."""
     identity = manifest.identity
-    path = manifest.folder / schema.MANIFEST_NAME
-    schema.require_equal(path, dataclasses.asdict(identity), {"weights_hash": model_hash(folder)})
+    path = manifest.folder / MANIFEST_NAME
+    require_equal(path, dataclasses.asdict(identity), {"weights_hash": model_hash(folder)})
     return load_teacher(folder, max_length=identity.max_length, k=max(identity.k, 1))
 
 
@@ -153,9 +153,9 @@ def _own_mixture(name: str, vocabulary: VocabularyFolder) -> RecordMixture:
     """The held-out records in the student's own ids."""
     mixture = describe_mixture(name)
     for folder in mixture.folders:
-        path = epath.Path(folder) / schema.MANIFEST_NAME
-        identity = dataclasses.asdict(schema.read_manifest(folder).identity)
-        schema.require_equal(path, identity, {"vocabulary_hash": vocabulary.hash})
+        path = epath.Path(folder) / MANIFEST_NAME
+        identity = dataclasses.asdict(read_manifest(folder).identity)
+        require_equal(path, identity, {"vocabulary_hash": vocabulary.hash})
     return mixture
 
 
@@ -173,11 +173,9 @@ def _student_scores(
 def _baselines(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> dict[str, dict[str, float]]:
     found = {}
     for language, folder in config.train_records.items():
-        train = schema.read_manifest(folder).require_complete()
-        for entry in train.shards:
-            schema.check_shard(train.folder, entry)
+        train = read_manifest(folder).require_complete().require_undamaged()
         expected = {"vocabulary_hash": manifests[language].identity.vocabulary_hash}
-        schema.require_equal(train.folder / schema.MANIFEST_NAME, dataclasses.asdict(train.identity), expected)
+        require_equal(train.folder / MANIFEST_NAME, dataclasses.asdict(train.identity), expected)
         found[language] = score_baseline(train, manifests[language])
     return found
 
@@ -219,7 +217,7 @@ def _fills(
     fills = []
     for language, teacher in teachers.items():
         manifest = manifests[language]
-        name = vocabulary.member_of(manifest.identity.vocabulary_hash, manifest.folder / schema.MANIFEST_NAME)
+        name = vocabulary.member_of(manifest.identity.vocabulary_hash, manifest.folder / MANIFEST_NAME)
         tokenizer = vocabulary.teacher_tokenizer(name)
         readers = {"teacher": teacher_reader(teacher, tokenizer)}
         for student in ("student", "student_gold"):

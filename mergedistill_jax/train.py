@@ -1,35 +1,49 @@
 """Stage 3: records to a student, or to a teacher where the records hold gold labels alone."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mergedistill_jax.data.batches import RecordMixture, batches, describe_mixture, evaluation_batches
+from mergedistill_jax.data.batches import (
+    SEQIO_ORDER,
+    RecordMixture,
+    batches,
+    describe_mixture,
+    evaluation_batches,
+    order_of,
+)
+from mergedistill_jax.data.prefetch import placed_ahead
 from mergedistill_jax.models.encoder import EncoderConfig, config_fields
 from mergedistill_jax.models.heads import MaskedLanguageModel, masked_language_model
 from mergedistill_jax.models.huggingface import require_bert
+from mergedistill_jax.models.placement import Placement
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.start import StartConfig, start_from_teachers
-from mergedistill_jax.training.checkpoints import Checkpoints, Run, open_run
+from mergedistill_jax.training.checkpoints import CheckpointError, Checkpoints, Run, open_run
+from mergedistill_jax.training.distributed import from_host, say, to_host
+from mergedistill_jax.training.journal import Journal
 from mergedistill_jax.training.losses import DistillationConfig
-from mergedistill_jax.training.metrics import MetricLog, MetricSums
+from mergedistill_jax.training.metrics import MetricSums
+from mergedistill_jax.training.nonfinite import FiniteWatch, NonFiniteError
 from mergedistill_jax.training.optimizer import AdamWConfig
 from mergedistill_jax.training.partitioning import (
+    ACTIVATION_AXES,
+    local_rows,
     make_mesh,
     place_batch,
     require_divisible,
     vocabulary_shards,
 )
-from mergedistill_jax.training.program import Program, make_program
-from mergedistill_jax.training.progress import Progress
+from mergedistill_jax.training.program import BatchShape, Program, run_program
 from mergedistill_jax.training.schedules import GoldWeight
+from mergedistill_jax.training.shutdown import Preempted, StopRequest
 from mergedistill_jax.training.step import StepConfig, TrainState, make_eval_step
-from mergedistill_jax.training.token_counts import TokenCounts
 from mergedistill_jax.vocabulary.folder import read_vocabulary
 
 
@@ -107,36 +121,46 @@ class TrainConfig:
 
 
 def train(config: TrainConfig) -> TrainState:
-    """Trains to the last step, from where the folder's newest checkpoint stands, and returns the final state."""
+    """Trains to the last step, from where the folder's newest checkpoint stands, and returns the final state.
+
+    Raises:
+        Preempted: SIGTERM came; the run has saved, and goes on when it is started again.
+        NonFiniteError: a loss or gradient is not finite; the batch is kept beside the checkpoints.
+        RecordError, CheckpointError, ValueError: wrong input, before work starts.
+    """
     mixture = describe_mixture(config.mixture, config.k)
     heldout = describe_mixture(config.heldout, mixture.k) if config.heldout else None
     _require_labels(config, mixture)
     if heldout:
         _require_same_vocabulary(mixture, heldout)
-    encoder = _encoder(config, mixture)
+    encoder = student_encoder(config, mixture)
     mesh = make_mesh(config.model_parallelism, fsdp_parallelism=config.fsdp_parallelism)
     require_divisible(config.batch_size, mesh)
-    open_run(config.output, _describe(config, encoder, mixture))
-    model = masked_language_model(encoder, jnp.dtype(config.dtype))
+    open_run(config.output, describe_run(config, encoder, mixture))
+    model = masked_language_model(encoder, jnp.dtype(config.dtype), Placement(mesh=mesh, **ACTIVATION_AXES))
     apply_fn = functools.partial(model.apply, method="projection")
-    program = _program(config, model, apply_fn, encoder, mixture, mesh)
+    program = _program(config, model, mixture, mesh)
 
     checkpoints = Checkpoints(config.output, save_every=config.save_every)
-    state = program.initialise(jax.random.fold_in(jax.random.key(config.seed), 0))
-    if checkpoints.latest_step is not None:
-        state = checkpoints.restore(state)
-    elif config.start is not None:
-        state = _started(state, program.shardings, config.start, mixture)
+    state, resumed = _first_state(config, program, checkpoints, mixture)
     start = int(state.step)
-    print(_announcement(config, encoder, mixture, state, start, mesh))
+    say(_announcement(config, encoder, mixture, state, start, mesh))
 
     evaluate = None
     if heldout is not None and config.evaluate_every is not None:
         evaluate = functools.partial(_evaluate, apply_fn, heldout, config, mesh)
-    state = _loop(config, mixture, state, start, program.train_step, evaluate, checkpoints, mesh)
+    journal = Journal(
+        config.output,
+        {"language": mixture.languages, "teacher": mixture.teachers},
+        mixture.vocabulary_size,
+        steps=config.steps,
+        start=start,
+        resumed=resumed,
+    )
+    state = _loop(config, mixture, state, start, program.train_step, evaluate, checkpoints, journal, mesh)
     checkpoints.close()
-    print(f"train: {int(state.step):,} of {config.steps:,} steps done, checkpoints and logs in {config.output}")
-    print("next: mergedistill export, then mergedistill evaluate")
+    journal.close()
+    _tell_the_end(config, int(state.step))
     return state
 
 
@@ -148,37 +172,94 @@ def _loop(
     step_fn: Callable[..., tuple[TrainState, dict[str, Any]]],
     evaluate: Callable[[Any], dict[str, float]] | None,
     checkpoints: Checkpoints,
+    journal: Journal,
     mesh: Mesh,
 ) -> TrainState:
     stop = min(config.steps, config.stop_after or config.steps)
-    log = MetricLog(config.output, resume_at=start)
-    counts = TokenCounts(config.output, mixture.vocabulary_size, resume_at=start)
-    sums = MetricSums({"language": mixture.languages, "teacher": mixture.teachers})
-    progress = Progress(config.steps, "step", "train", start=start)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    numbers: dict[str, float] = {}
-    stream = batches(mixture, config.batch_size, seed=config.seed, start_step=start)
-    for step, batch in zip(range(start + 1, stop + 1), stream, strict=False):
-        state, found = step_fn(state, place_batch(batch, mesh), key)
-        sums.add(found)
-        counts.add(batch)
-        last = step == config.steps  # of the run: where a sitting ends, only the checkpoint tells
-        if step % config.log_every == 0 or last:
-            numbers = sums.means()
-            log.write(step, numbers)
-        if evaluate and (step % (config.evaluate_every or config.steps) == 0 or last):
-            log.write(step, evaluate(state.params))
-        if step == stop or step % config.save_every == 0:
-            counts.save(step)
-        checkpoints.save(step, state, force=step == stop)
-        progress.update(1, **_shown(numbers))
-    progress.close(**_shown(numbers))
-    log.close()
+    rows = local_rows(config.batch_size, mesh)
+    watch = FiniteWatch(config.output, rows.numbers)
+    made = batches(mixture, config.batch_size, seed=config.seed, start_step=start, rows=rows.numbers)
+    stream = placed_ahead(made, lambda batch: place_batch(batch, mesh, rows))
+    with StopRequest() as request, _finished_on_broken_steps(checkpoints):
+        for step in range(start + 1, stop + 1):
+            batch, placed = journal.speed.next_of(stream)
+            state, sums = step_fn(state, placed, key)
+            watch.add(step, batch, sums)
+            journal.add(rows.to_count(batch), sums)
+            leaves = request.agreed() or step == stop
+            last = step == config.steps  # of the run: where a sitting ends, only the checkpoint tells
+            logs = step % config.log_every == 0 or last
+            evaluates = evaluate is not None and (step % (config.evaluate_every or config.steps) == 0 or last)
+            saves = leaves or step % config.save_every == 0
+            if not (logs or evaluates or saves):
+                continue
+            watch.drain(state.params if saves else None)
+            if logs:
+                journal.log_means(step)
+            if evaluate and evaluates:
+                journal.write(step, evaluate(state.params))
+            if saves:
+                position = _position(step, mixture, journal.save(step))
+                checkpoints.save(step, state, position=position, force=True)
+            journal.speed.restart()
+            if leaves:
+                break
     return state
 
 
-def _shown(numbers: dict[str, float]) -> dict[str, float]:
-    return {name: numbers[name] for name in ("gold_loss", "teacher_loss", "masked_accuracy") if name in numbers}
+@contextlib.contextmanager
+def _finished_on_broken_steps(checkpoints: Checkpoints) -> Iterator[None]:
+    """Where a step broke, lets a save under way finish: all processes come here then, and wait for each other."""
+    try:
+        yield
+    except NonFiniteError:
+        checkpoints.close()
+        raise
+
+
+def _tell_the_end(config: TrainConfig, step: int) -> None:
+    say(f"train: {step:,} of {config.steps:,} steps done, checkpoints and logs in {config.output}")
+    if step < min(config.steps, config.stop_after or config.steps):
+        say("train: asked to leave by SIGTERM; the same command goes on from here")
+        raise Preempted
+    say("next: mergedistill export, then mergedistill evaluate")
+
+
+def _first_state(
+    config: TrainConfig, program: Program, checkpoints: Checkpoints, mixture: RecordMixture
+) -> tuple[TrainState, Mapping[str, Any] | None]:
+    """The state to go on from, and the sums of metrics that were not logged yet where a checkpoint holds them."""
+    if checkpoints.latest_step is None:
+        state = program.initialise(jax.random.fold_in(jax.random.key(config.seed), 0))
+        if config.start is not None:
+            state = _started(state, program.shardings, config.start, mixture)
+        return state, None
+    position = checkpoints.restore_position()
+    expected = _position(checkpoints.latest_step, mixture, {})
+    for field in ("batches", "mixture_hash", "vocabulary_hash"):
+        if position and position.get(field) != expected[field]:
+            raise CheckpointError(
+                f"{config.output}: checkpoint {checkpoints.latest_step}: field {field}: found {position.get(field)!r},"
+                f" expected {expected[field]!r}"
+            )
+    # Restored into shapes, not into a fresh state: two of them may not fit.
+    target = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        program.abstract_state,
+        program.shardings,
+    )
+    return checkpoints.restore(target), position.get("metric_sums")
+
+
+def _position(step: int, mixture: RecordMixture, metric_sums: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint holds beside the state: where in which data it stands, and the means it has yet to log."""
+    return {
+        "batches": step,
+        "mixture_hash": mixture.hash,
+        "vocabulary_hash": mixture.vocabulary_hash,
+        "metric_sums": metric_sums,
+    }
 
 
 def _evaluate(
@@ -191,53 +272,37 @@ def _evaluate(
         chunk_size=config.vocabulary_chunk,
         vocabulary_shards=vocabulary_shards(heldout.vocabulary_size, mesh),
     )
-    eval_fn = _compiled_eval(apply_fn, step_config)
+    eval_fn = _compiled_eval(apply_fn, step_config, mesh)
     sums = MetricSums({"language": heldout.languages})
-    for batch in evaluation_batches(heldout, config.batch_size):
-        sums.add(eval_fn(params, place_batch(batch, mesh)))
+    rows = local_rows(config.batch_size, mesh)
+    made = evaluation_batches(heldout, config.batch_size, rows=rows.numbers)
+    for _, placed in placed_ahead(made, lambda batch: place_batch(batch, mesh, rows)):
+        sums.add(eval_fn(params, placed))
     return {f"heldout/{name}": value for name, value in sums.means().items()}
 
 
 @functools.cache
-def _compiled_eval(apply_fn: Callable[..., Any], step_config: StepConfig) -> Callable[..., dict[str, Any]]:
-    return jax.jit(make_eval_step(apply_fn, step_config))
+def _compiled_eval(apply_fn: Callable[..., Any], step_config: StepConfig, mesh: Mesh) -> Callable[..., dict[str, Any]]:
+    # The sums whole on every device: each of several processes reads them.
+    return jax.jit(make_eval_step(apply_fn, step_config), out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
-def _program(
-    config: TrainConfig,
-    model: MaskedLanguageModel,
-    apply_fn: Callable[..., Any],
-    encoder: EncoderConfig,
-    mixture: RecordMixture,
-    mesh: Mesh,
-) -> Program:
-    example = (jnp.zeros((1, mixture.max_length), jnp.int32), jnp.ones((1, mixture.max_length), bool))
-    positions = jnp.zeros((1, mixture.max_predictions), jnp.int32)
-    step_config = StepConfig(
-        num_sources=len(mixture.sources),
-        has_teacher=mixture.k > 0,
-        distillation=config.distillation,
-        num_microbatches=config.num_microbatches,
-        with_dropout=encoder.dropout_rate > 0,
-        chunk_size=config.vocabulary_chunk,
-        vocabulary_shards=vocabulary_shards(encoder.vocab_size, mesh),
+def _program(config: TrainConfig, model: MaskedLanguageModel, mixture: RecordMixture, mesh: Mesh) -> Program:
+    shape = BatchShape(
+        length=mixture.max_length,
+        predictions=mixture.max_predictions,
+        k=mixture.k,
+        sources=len(mixture.sources),
     )
-    return make_program(
-        lambda key: model.init(key, *example, positions)["params"],
-        apply_fn,
-        config.optimizer.optimizer(config.steps),
-        config.gold_weight.schedule(config.steps),
-        step_config,
-        mesh,
-    )
+    return run_program(model, config, shape, mesh)
 
 
 def _started(state: TrainState, shardings: Any, start: StartConfig, mixture: RecordMixture) -> TrainState:
     """The fresh state with parameters of the teachers in place of random ones."""
     vocabulary = read_vocabulary(mixture.vocabulary_folder)
-    params, told = start_from_teachers(jax.device_get(state.params), start, vocabulary)
-    print(f"train: {told}")
-    return state.replace(params=jax.device_put(params, shardings.params))
+    params, told = start_from_teachers(to_host(state.params), start, vocabulary)
+    say(f"train: {told}")
+    return state.replace(params=from_host(params, shardings.params))
 
 
 def _require_labels(config: TrainConfig, mixture: RecordMixture) -> None:
@@ -245,6 +310,12 @@ def _require_labels(config: TrainConfig, mixture: RecordMixture) -> None:
         raise RecordError(
             f"mixture {mixture.name}: field k: found 0 predictions, expected some, or gold labels alone"
             " (GoldWeight.shape = 'constant', GoldWeight.stop = 1.0)"
+        )
+    # Sampled shares sum to 1: no mass is missing, and no power of them is the teacher's distribution on average.
+    if mixture.sampled and not config.gold_weight.gold_only and config.distillation != DistillationConfig():
+        raise RecordError(
+            f"{mixture.sampled[0]}/manifest.json: field targets: found 'sampled' with {config.distillation}, expected"
+            f" {DistillationConfig()}"
         )
 
 
@@ -257,7 +328,7 @@ def _require_same_vocabulary(mixture: RecordMixture, heldout: RecordMixture) -> 
             )
 
 
-def _encoder(config: TrainConfig, mixture: RecordMixture) -> EncoderConfig:
+def student_encoder(config: TrainConfig, mixture: RecordMixture) -> EncoderConfig:
     """The encoder over the mixture's vocabulary; a size that the configuration lacks is wrong input.
 
     So is a model that no BERT folder can hold: it could be trained, but not exported.
@@ -269,12 +340,16 @@ def _encoder(config: TrainConfig, mixture: RecordMixture) -> EncoderConfig:
     return require_bert(encoder)
 
 
-def _describe(config: TrainConfig, encoder: EncoderConfig, mixture: RecordMixture) -> Run:
+def describe_run(config: TrainConfig, encoder: EncoderConfig, mixture: RecordMixture) -> Run:
+    """What the run is, as its folder tells it."""
     numbers = ("optimizer", "steps", "batch_size", "gold_weight", "distillation", "num_microbatches", "dtype", "seed")
     settings: dict[str, Any] = {name: getattr(config, name) for name in numbers}
-    settings |= {name: dataclasses.asdict(settings[name]) for name in ("optimizer", "gold_weight", "distillation")}
+    settings |= {name: dataclasses.asdict(settings[name]) for name in ("optimizer", "distillation")}
+    settings["gold_weight"] = config_fields(config.gold_weight)
     if config.start is not None:
         settings["start"] = config.start.described()
+    if order_of(mixture) != SEQIO_ORDER:  # the only one there was when descriptions had no such field
+        settings["order"] = order_of(mixture)
     return Run(
         model=config_fields(encoder),
         vocabulary_folder=mixture.vocabulary_folder,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from mergedistill_jax.data.choice import choose_shards
 from mergedistill_jax.data.records import add_record_mixture, add_record_task
-from mergedistill_jax.schema import Manifest, read_manifest
+from mergedistill_jax.manifest import Manifest, read_manifest
 
 
 def task_name(manifest: Manifest) -> str:

@@ -32,6 +32,7 @@ UPOS = (
 PANX_TAGS = ("B-LOC", "B-ORG", "B-PER", "I-LOC", "I-ORG", "I-PER", "O")
 POS_LANGUAGES = ("ar", "de", "en", "es", "fi", "hi", "it", "mr", "ta", "te", "tr", "ur", "zh")
 NER_LANGUAGES = ("ar", "bn", "de", "en", "es", "fi", "hi", "it", "ml", "mr", "ta", "te", "tr", "ur", "zh")
+LABELS = {"pos": UPOS, "ner": PANX_TAGS}
 FILES = {"train": "train-{}.tsv", "validation": "dev-{}.tsv"}
 
 
@@ -98,6 +99,43 @@ def add_ner(
         _register(f"ner_panx_{language}", "ner", _Examples(source, language, tokenizer, PANX_TAGS, max_length))
         for language in languages
     ]
+
+
+def add_tagging(
+    task: str, source: str, tokenizer: str, languages: Sequence[str], *, max_length: int = 128, name: str = "tagging"
+) -> str:
+    """Registers the tasks of `add_pos` or `add_ner` and their mixture `name`, and returns its name.
+
+    Args:
+        task: "pos" or "ner".
+        source: as for `add_pos`, or `add_ner`.
+        tokenizer: folder of a Hugging Face tokenizer.
+        languages: codes as in the files' names.
+        max_length: sub-words of a sentence.
+        name: of the mixture; one of that name is replaced.
+
+    Raises:
+        ValueError: another task.
+    """
+    labels_of(task)
+    add = {"pos": add_pos, "ner": add_ner}[task]
+    names = add(source, tokenizer, languages, max_length=max_length)
+    if name in seqio.MixtureRegistry.names():
+        seqio.MixtureRegistry.remove(name)
+    seqio.MixtureRegistry.add(name, names, default_rate=1)
+    return name
+
+
+def labels_of(task: str) -> tuple[str, ...]:
+    """The labels of "pos" or "ner" in the order of the tasks' label ids; ValueError for another task."""
+    if task not in LABELS:
+        raise ValueError(f"task: found {task!r}, expected one of {sorted(LABELS)}")
+    return LABELS[task]
+
+
+def tagging_lengths(max_length: int = 128) -> dict[str, int]:
+    """TASK_FEATURE_LENGTHS of the tasks for T5X."""
+    return dict.fromkeys(("inputs", "targets", "weights"), max_length)
 
 
 def pos_metrics(targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict[str, float]:

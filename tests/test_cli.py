@@ -360,7 +360,8 @@ def test_an_altered_or_truncated_shard_is_refused(
         arguments = ["train", settings, *train_flags(merge, tmp_path, RECORDS=(records,))]
     else:
         given = flags(FOLDER=records, TEACHER=merge.teachers["en"])
-        arguments = ["verify", "--gin_file=gin/runs/verify.gin", *given]
+        report = f"--gin.verify.VerifyConfig.report='{tmp_path}_report'"  # else it stands beside the records
+        arguments = ["verify", "--gin_file=gin/runs/verify.gin", *given, report]
     message = refusal(arguments, tmp_path, capfd)
     assert re.search(rf"{records}/shard-00001.tfrecord: field {field}: found \w+, expected \w+$", message)
 

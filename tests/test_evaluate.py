@@ -13,7 +13,6 @@ import torch
 from small_merge import MAX_LENGTH, K, Merge, add_corpus, make_merge, train_config
 from transformers import AutoModelForMaskedLM
 
-from mergedistill_jax import schema
 from mergedistill_jax.corpus.masking import MaskingConfig
 from mergedistill_jax.data.batches import describe_mixture
 from mergedistill_jax.evaluate import EvaluateConfig, evaluate
@@ -25,10 +24,11 @@ from mergedistill_jax.evaluation.masked_words import (
     unseen_shares,
 )
 from mergedistill_jax.evaluation.report import Report
+from mergedistill_jax.manifest import Manifest, open_for_writing, read_manifest, write_shard
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.huggingface import load_masked_lm
 from mergedistill_jax.predict import PredictConfig, predict
-from mergedistill_jax.schema import Manifest, RecordError
+from mergedistill_jax.schema import RecordError
 from mergedistill_jax.stage_log import StageTime, write_stage_time
 from mergedistill_jax.teachers.loading import load_teacher
 from mergedistill_jax.train import train
@@ -67,7 +67,7 @@ def transformers_scores(teacher: str, manifest: Manifest) -> dict[str, float]:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_teachers_scores_are_those_of_transformers(merge: Merge, language: str) -> None:
     """In batches of 8, whose last one is padded; records of uneven length and number of masked positions."""
-    manifest = schema.read_manifest(merge.heldout[language])
+    manifest = read_manifest(merge.heldout[language])
     assert manifest.records % 8
     teacher = load_teacher(merge.teachers[language], max_length=32, k=K)
     found = score_teacher(teacher, manifest, 8).metrics()
@@ -85,15 +85,13 @@ def test_a_student_that_is_its_teacher_has_its_scores_exactly(merge: Merge, tmp_
     encoder, params = load_masked_lm(teacher)
 
     student = score_student(encoder, params, mixture, 8)["en"].metrics()
-    expected = score_teacher(
-        load_teacher(teacher, max_length=32, k=K), schema.read_manifest(merge.heldout["en"]), 8
-    ).metrics()
+    expected = score_teacher(load_teacher(teacher, max_length=32, k=K), read_manifest(merge.heldout["en"]), 8).metrics()
     assert student.pop("teacher_agreement") == 1.0
     assert student == expected
 
 
 def test_the_baseline_answers_the_token_hidden_most_often_in_training(merge: Merge) -> None:
-    train_manifest, heldout = (schema.read_manifest(folders["en"]) for folders in (merge.records, merge.heldout))
+    train_manifest, heldout = (read_manifest(folders["en"]) for folders in (merge.records, merge.heldout))
     counts: dict[int, int] = {}
     for record in all_records(train_manifest):
         for gold in record.gold_ids.tolist():
@@ -149,7 +147,7 @@ def test_the_report_holds_every_score_that_was_measured(
         assert set(models["teacher"]) == {"masked_accuracy", "pseudo_perplexity"}
         measured = {"masked_accuracy", "pseudo_perplexity", "teacher_agreement", "unseen_share"}
         assert set(models["student_gold"]) == measured
-        manifest = schema.read_manifest(merge.heldout[language])
+        manifest = read_manifest(merge.heldout[language])
         assert models["teacher"] == pytest.approx(transformers_scores(merge.teachers[language], manifest), rel=1e-4)
     assert content["languages"]["es"]["student"]["ner_f1"] == 0.75
     assert "ner_f1" not in content["languages"]["en"]["student"]
@@ -158,7 +156,7 @@ def test_the_report_holds_every_score_that_was_measured(
 def counted_by_hand(folder: str, id_map: IdMap, token_counts: np.ndarray) -> float:
     """Share of the input tokens of a folder, as the student reads them, that never stood in its training batches."""
     unseen = total = 0
-    for record in all_records(schema.read_manifest(folder)):
+    for record in all_records(read_manifest(folder)):
         masked = np.isin(np.arange(len(record.input_ids)), record.masked_positions)
         ids, _ = id_map.expand(record.input_ids, masked)
         if len(ids) > MAX_LENGTH:
@@ -204,7 +202,7 @@ def test_unseen_tokens_of_a_cut_vocabulary_are_counted_in_every_record(merge: Me
     """Also in one of which no position is left to predict: all words hidden in it are cut."""
     vocabulary = cut_vocabulary(merge, tmp_path / "vocabulary")
     dropped = read_vocabulary(vocabulary).id_map("en").labels == DROPPED
-    manifest = schema.read_manifest(merge.heldout["en"])
+    manifest = read_manifest(merge.heldout["en"])
     records = [
         dataclasses.replace(record, gold_ids=np.full_like(record.gold_ids, np.flatnonzero(dropped)[-1]))
         if number % 2
@@ -213,8 +211,8 @@ def test_unseen_tokens_of_a_cut_vocabulary_are_counted_in_every_record(merge: Me
     ]
     emptied = tmp_path / "en"
     identity = dataclasses.replace(manifest.identity, documents=1, documents_per_shard=1)
-    schema.open_for_writing(emptied, identity)
-    schema.write_shard(emptied, 0, records, identity.id_bytes)
+    open_for_writing(emptied, identity)
+    write_shard(emptied, 0, records, identity.layout)
     folders = {**merge.heldout, "en": str(emptied)}
     name = add_students_mixture(list(folders.values()), vocabulary, name="small_cut")
     mixture = describe_mixture(name)

@@ -25,12 +25,14 @@ STAGE_OF = {
     "mask": "predict",
     "predict": "predict",
     "verify": "verify",
+    "compare": "compare",
     "teacher": "train",
     "student": "train",
     "student_gold": "train",
     "student_started": "train",
     "student_started_aligned": "train",
     "export": "export",
+    "plan": "plan",
     "finetune": "finetune",
     "finetune_routed": "finetune",
     "evaluate": "evaluate",
@@ -61,6 +63,7 @@ def value_of(macro: str, merge: Merge, stage_file: str) -> Any:
         return tuple(merge.masked.values())
     return {
         "TEACHER": merge.teachers["en"],
+        "CANDIDATES": {"en": tuple(merge.teachers.values())},
         "TEACHER_NAME": "en",
         "START_TEACHERS": merge.teachers,
         "LAYERS_FROM": "en",

@@ -13,7 +13,8 @@ from conftest import TEXTS, make_teacher
 from hub_cache import NEW, add_snapshot, use_cache
 from test_cli import refusal
 
-from mergedistill_jax import cli, schema
+from mergedistill_jax import cli
+from mergedistill_jax.manifest import read_manifest
 from mergedistill_jax.teachers.hub import hub_name
 from mergedistill_jax.teachers.recipe import StudentRecipe
 from mergedistill_jax.training.metrics import read_log
@@ -248,7 +249,7 @@ def test_a_student_of_two_teachers_for_one_language_is_made_from_gin_alone(small
     assert int(state.step) == 3
     folders = sorted(path.name for path in (small["root"] / "records/train").iterdir())
     assert folders == [f"en-{MBERT}", f"en-{MURIL}", f"es-{MBERT}"]
-    identity = schema.read_manifest(small["root"] / "records/train" / folders[1]).identity
+    identity = read_manifest(small["root"] / "records/train" / folders[1]).identity
     assert (identity.teacher, identity.language, identity.revision) == (MURIL, "en", "")
     logged = {name for row in read_log(str(small["root"] / "both_best/student")) for name in row}
     assert f"gold_loss/teacher/{MBERT}" in logged

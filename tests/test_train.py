@@ -1,11 +1,13 @@
 """The training verb on records that `predict` wrote: it learns, resumes exactly, and refuses what is wrong."""
 
+import dataclasses
 import json
+import multiprocessing
+import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,22 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from killed_run import Death, train_and_die
 from small_merge import MODEL, Merge, make_merge, train_config
 
+from mergedistill_jax import cli
 from mergedistill_jax.data.batches import batches, describe_mixture
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.loading import load_token_counts
 from mergedistill_jax.train import TrainConfig, train
-from mergedistill_jax.training.checkpoints import CheckpointError, read_run
-from mergedistill_jax.training.metrics import LOG_NAME, read_log
+from mergedistill_jax.training import partitioning
+from mergedistill_jax.training.checkpoints import CheckpointError, Checkpoints, read_run
+from mergedistill_jax.training.metrics import LOG_NAME, SPEED_NAME, read_log
+from mergedistill_jax.training.nonfinite import NonFiniteError
 from mergedistill_jax.training.optimizer import AdamWConfig
 from mergedistill_jax.training.schedules import GoldWeight, LearningRate
+from mergedistill_jax.training.shutdown import Preempted
 from mergedistill_jax.training.step import TrainState
 from mergedistill_jax.vocabulary.folder import read_vocabulary
 from tasks.distillation import add_students_mixture
@@ -152,39 +159,121 @@ def test_counts_that_were_lost_are_not_made_up(merge: Merge, tmp_path: Path) -> 
     assert not list(tmp_path.glob("token_counts*"))
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path[:0] = [{tests!r}, {root!r}]
-import conftest
-from mergedistill_jax import train
-from small_merge import Merge, train_config
+@pytest.fixture(scope="module")
+def processes(compiled_once: None) -> ForkServerContext:
+    """Processes that start in a moment: forked from one that has imported everything and computed nothing."""
+    del compiled_once  # but its settings are the environment that the first process is given
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["conftest", "killed_run"])
+    return context
 
-calls = 0
-def place_batch(*arguments, place=train.place_batch):
-    global calls
-    calls += 1
-    if calls == {at}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return place(*arguments)
 
-train.place_batch = place_batch
-train.train(train_config({merge!r}, {output!r}))
-"""
+def die(processes: ForkServerContext, merge: Merge, folder: Path, death: Death) -> None:
+    """A sitting that does not live to the end of the run."""
+    process = processes.Process(target=train_and_die, args=(merge, str(folder), death))
+    process.start()
+    process.join(timeout=300)
+    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", [5, 28])
-def test_a_killed_run_ends_as_the_undisturbed_one(
-    merge: Merge, tmp_path: Path, undisturbed: tuple[Path, TrainState], at: int
+def test_a_run_killed_again_and_again_ends_as_the_undisturbed_one(
+    merge: Merge, tmp_path: Path, undisturbed: tuple[Path, TrainState], processes: ForkServerContext
 ) -> None:
-    """SIGKILL at the fifth step, before any checkpoint, and some steps after the evaluation that follows step 20."""
-    tests = Path(__file__).parent
-    program = KILLED.format(tests=str(tests), root=str(tests.parent), merge=merge, output=str(tmp_path), at=at)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)  # noqa: S603 - our own
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
-    assert not (tmp_path / "checkpoints" / "checkpoint_40").exists()
+    """SIGKILL before any checkpoint, at random steps, and at random moments of writing each of the checkpoints."""
+    random = np.random.default_rng()  # another run of the tests tries other moments
+    deaths = [
+        Death(at_batch=int(random.integers(1, 10))),
+        Death(during_save_s=0.0),
+        Death(during_save_s=float(random.uniform(0.0, 0.2))),
+        Death(at_batch=int(random.integers(3, 10))),
+        Death(during_save_s=float(random.uniform(0.0, 0.1))),
+        Death(at_batch=int(random.integers(3, 10))),
+    ]
+    for number, death in enumerate(deaths):
+        print(number, death)
+        die(processes, merge, tmp_path, death)
+        assert not (tmp_path / "checkpoints" / "checkpoint_40").exists()
     assert_same_run(tmp_path, train(train_config(merge, tmp_path)), undisturbed)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"checkpoint_30", "checkpoint_40"}
+
+
+def asked_to_leave(config: TrainConfig, *, at: int) -> int:
+    """Trains while SIGTERM comes as a batch is placed; gives the step after which the run left."""
+    calls = iter(range(1, 1000))
+
+    def place_batch(*arguments: Any) -> Any:
+        if next(calls) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return partitioning.place_batch(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"{train.__module__}.place_batch", place_batch)
+        with pytest.raises(Preempted) as left:
+            train(config)
+    assert left.value.code == 75
+    checkpoints = Checkpoints(config.output)
+    step = checkpoints.latest_step
+    checkpoints.close()
+    assert step is not None
+    return step
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_leaves_and_the_next_sitting_logs_what_an_undisturbed_run_logs(
+    merge: Merge, tmp_path: Path, undisturbed: tuple[Path, TrainState], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twice, between two logs: the means over steps 11 to 20 are of three sittings."""
+    config = train_config(merge, tmp_path)
+    first = asked_to_leave(config, at=14)
+    assert 10 < first < 15
+    assert "the same command goes on from here" in capsys.readouterr().out
+    assert [row["step"] for row in read_log(tmp_path)] == [10]
+    assert first < asked_to_leave(config, at=4) < 20
+    assert [row["step"] for row in read_log(tmp_path)] == [10]
+    assert_same_run(tmp_path, train(config), undisturbed)
+
+
+def test_a_stage_that_was_asked_to_leave_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mergedistill` exits with 75, and a pipeline will not take the stage for done."""
+
+    def leave(_config: TrainConfig) -> None:
+        raise Preempted
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        output: str = str(tmp_path)
+
+    monkeypatch.setattr(f"{train.__module__}.train", leave)
+    monkeypatch.setattr(cli, "configure", lambda *_: Config())
+    monkeypatch.setattr(cli, "_used_configuration", lambda: "")
+    with pytest.raises(SystemExit) as left:
+        cli.main(["train", "--gin_file=unused.gin"])
+    assert left.value.code == 75
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_speed_is_logged_beside_the_metrics(undisturbed: tuple[Path, TrainState]) -> None:
+    rows = read_log(undisturbed[0], SPEED_NAME)
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    for row in rows:
+        assert set(row) == {"step", "steps_per_second", "tokens_per_second", "input_wait_share"}
+        assert row["steps_per_second"] > 0
+        assert row["tokens_per_second"] <= row["steps_per_second"] * 8 * 32  # padding is no token
+        assert 0 <= row["input_wait_share"] <= 1
+
+
+def test_a_checkpoint_of_other_records_is_refused(merge: Merge, tmp_path: Path) -> None:
+    """As where somebody copied checkpoints into another run's folder."""
+    config = train_config(merge, tmp_path, heldout=None, stop_after=10)
+    state = train(config)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(11, state, position={"batches": 11, "mixture_hash": "other"}, force=True)
+    checkpoints.close()
+    with pytest.raises(
+        CheckpointError, match=f"{tmp_path}: checkpoint 11: field mixture_hash: found 'other', expected"
+    ):
+        train(config)
 
 
 def test_a_teacher_is_trained_on_gold_labels_alone(merge: Merge, tmp_path: Path) -> None:
@@ -248,6 +337,17 @@ def test_other_records_are_another_run(merge: Merge, undisturbed: tuple[Path, Tr
     refused(train_config(merge, undisturbed[0], mixture=mixture), CheckpointError, "field mixture_hash: found")
 
 
+def test_a_run_that_was_begun_in_another_order_is_refused(
+    merge: Merge, tmp_path: Path, undisturbed: tuple[Path, TrainState]
+) -> None:
+    """Older runs tell no order: their batches cannot be found again."""
+    run = json.loads((undisturbed[0] / "run.json").read_text())
+    assert run["settings"].pop("order") == "records-1"
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    message = r"run.json: field settings.order: found None, expected 'records-1'; choose another output folder"
+    refused(train_config(merge, tmp_path), CheckpointError, message)
+
+
 def test_another_teachers_records_are_refused(merge: Merge, tmp_path: Path) -> None:
     """The vocabulary folder of one teacher alone does not know the other's records."""
     from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab  # noqa: PLC0415 - this test alone
@@ -284,7 +384,9 @@ def test_damaged_records_are_refused_by_the_name_of_the_shard(merge: Merge, tmp_
         shard.write_bytes(bytes(data) if damage == "flipped" else bytes(data[:-1]))
     found = {"flipped": "field checksum: found", "truncated": "field bytes: found", "missing": "not found, expected"}
     with pytest.raises(RecordError, match=f"{shard}: {found[damage]}"):
-        add_students_mixture([str(folder)], merge.vocabulary)
+        # What only a checksum tells is found when the batches begin: before a step is taken with the shard's records.
+        train(train_config(merge, tmp_path / "run", mixture=add_students_mixture([str(folder)], merge.vocabulary)))
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
 def test_an_unfinished_folder_is_refused_by_the_shard_that_is_missing(merge: Merge, tmp_path: Path) -> None:
@@ -339,8 +441,34 @@ def test_a_wrong_setting_is_refused_by_name(changes: dict[str, Any], message: st
 def test_a_loss_that_is_not_finite_ends_the_run_by_name(merge: Merge, tmp_path: Path) -> None:
     optimizer = AdamWConfig(learning_rate=LearningRate(peak=1e30, warmup_steps=0))
     with pytest.raises(
-        ValueError, match=r"metrics.jsonl: step 10: field \S+: found (nan|inf), expected a finite number"
+        NonFiniteError, match=r"/nonfinite_step_2.npz: step 2, whose batch this is: field \S+: found nan"
     ):
         train(train_config(merge, tmp_path, optimizer=optimizer))
     assert read_log(tmp_path) == []
-    assert not list((tmp_path / "checkpoints").glob("checkpoint_*"))
+    assert not list(tmp_path.glob("checkpoints/checkpoint_*"))
+    stream = batches(describe_mixture(train_config(merge, "unused").mixture), 8, seed=0, start_step=1)
+    with np.load(tmp_path / "nonfinite_step_2.npz") as kept:
+        np.testing.assert_equal(dict(kept), {**next(stream), "row_numbers": np.arange(8)})
+
+
+@pytest.mark.slow
+def test_a_run_that_breaks_keeps_its_last_good_checkpoint(merge: Merge, tmp_path: Path) -> None:
+    """Batch 14 gives NaN: step 10 is saved and logged, nothing after it; started again, the run breaks there again."""
+    config = train_config(merge, tmp_path, heldout=None)
+    place = partitioning.place_batch
+
+    def poisoned(batch: dict[str, np.ndarray], *arguments: Any) -> Any:
+        placed = place(batch, *arguments)
+        if (batch["token_ids"] == marked["token_ids"]).all():
+            placed["teacher_log_probs"] = placed["teacher_log_probs"] * np.float32(np.nan)
+        return placed
+
+    stream = batches(describe_mixture(config.mixture), 8, seed=0, start_step=13)
+    marked = next(stream)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"{train.__module__}.place_batch", poisoned)
+        for _ in range(2):
+            with pytest.raises(NonFiniteError, match="step 14, whose batch this is: field teacher_loss: found nan"):
+                train(config)
+            assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"checkpoint_10"}
+            assert [row["step"] for row in read_log(tmp_path)] == [10]

@@ -12,9 +12,11 @@ from jaxtyping import Array, Int
 
 from mergedistill_jax.data.batches import RecordMixture, evaluation_batches
 from mergedistill_jax.evaluation.metrics import masked_accuracy, most_frequent_baseline, pseudo_perplexity
+from mergedistill_jax.manifest import Manifest, read_records
 from mergedistill_jax.models.heads import ModelConfig, masked_language_model
-from mergedistill_jax.schema import Manifest, Record, read_records
-from mergedistill_jax.teachers.inference import NO_TOKEN_LOGIT, Teacher, pad_batch
+from mergedistill_jax.schema import Record
+from mergedistill_jax.teachers.buckets import pad_batch
+from mergedistill_jax.teachers.inference import NO_TOKEN_LOGIT, Teacher
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ def all_records(manifest: Manifest) -> Iterable[Record]:
     """Every record of a folder, in order."""
     identity = manifest.identity
     for entry in manifest.shards:
-        yield from read_records(manifest.folder, entry.shard, k=identity.k, width=identity.id_bytes)
+        yield from read_records(manifest.folder, entry.shard, identity.layout)
 
 
 def score_teacher(teacher: Teacher, manifest: Manifest, batch_size: int) -> MaskedWordScores:

@@ -1,8 +1,19 @@
-"""A teacher over batches of masked sequences: its top-k log-probabilities at the masked positions."""
+"""A teacher over masked sequences: its top-k log-probabilities at the masked positions.
 
+    records -> batches of static shapes -> devices (program.py) -> records, in their order
+               in a thread, ahead          some batches ahead of the one whose results are fetched
+
+What a record is given depends on its batch in the last bits alone: a matrix product may add in another order where its
+shape is another. Which records share a batch, and in which shape, depends on the records and the sizes asked for alone
+(buckets.py), and not on the number of devices or on what runs when. So the same records and sizes give the same bits
+again on the same kind of device and software.
+"""
+
+import collections
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,11 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from mergedistill_jax.models.heads import ModelConfig, masked_language_model
+from mergedistill_jax.data.prefetch import in_background
+from mergedistill_jax.models.heads import ModelConfig
 from mergedistill_jax.schema import Record
+from mergedistill_jax.teachers.buckets import Batch, Shape, batch_arrays, batches, shapes_for
+from mergedistill_jax.teachers.program import local_mesh, on_every_device, require_dtype, run_batches
+from mergedistill_jax.teachers.sampling import Sampling, padded_uniforms, sampled_target
+from mergedistill_jax.teachers.top_k import NO_TOKEN_LOGIT
 
-NO_TOKEN_LOGIT = -1e9
-"""Logit of an output row that no token stands for: it enters neither the top-k nor the normalisation."""
+PREPARED, IN_FLIGHT = 4, 2
+"""Batches (for each device) that wait for the devices, and those still with them when results are fetched."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +46,11 @@ class Teacher:
     num_tokens: int
     pad_id: int
 
+    @functools.cached_property
+    def placed_params(self) -> Any:
+        """The parameters on every device of this process, put there once."""
+        return on_every_device(self.params)
+
 
 def top_log_probs(
     logits: Float[Array, "*m v"], num_tokens: int, k: int
@@ -37,7 +58,8 @@ def top_log_probs(
     """The k largest log-probabilities, best first, normalised over the rows that have a token.
 
     Keeping log-probabilities and not raw logits leaves the softmax over the k unchanged and makes the missing mass,
-    one minus the sum of their probabilities, known to whoever reads them.
+    one minus the sum of their probabilities, known to whoever reads them. For a few rows of logits that exist; see
+    top_k.py for many that need not.
     """
     has_token = jnp.arange(logits.shape[-1]) < num_tokens
     logits = jnp.where(has_token, logits, NO_TOKEN_LOGIT)
@@ -45,66 +67,107 @@ def top_log_probs(
     return ids, best - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
 
 
-def gold_log_probs(logits: Float[Array, "*m v"], gold_ids: Int[Array, "*m"], num_tokens: int) -> Float[Array, "*m"]:
-    """The log-probability of each gold id, normalised as in top_log_probs; below the k best it is exact too."""
-    has_token = jnp.arange(logits.shape[-1]) < num_tokens
-    logits = jnp.where(has_token, logits, NO_TOKEN_LOGIT)
-    gold = jnp.take_along_axis(logits, gold_ids[..., None], axis=-1)[..., 0]
-    return gold - jax.nn.logsumexp(logits, axis=-1)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "num_tokens", "k"))
-def _predict(
-    params: Any,
-    token_ids: Array,
-    lengths: Array,
-    masked_positions: Array,
-    gold_ids: Array,
-    *,
-    config: ModelConfig,
-    num_tokens: int,
-    k: int,
-) -> tuple[Array, Array, Array]:
-    attention_mask = jnp.arange(token_ids.shape[1]) < lengths[:, None]
-    logits = masked_language_model(config).apply({"params": params}, token_ids, attention_mask, masked_positions)
-    logits = jnp.asarray(logits)
-    return *top_log_probs(logits, num_tokens, k), gold_log_probs(logits, gold_ids, num_tokens)
-
-
-def pad_batch(
-    records: Sequence[Record], batch_size: int, length: int, max_predictions: int, pad_id: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Padded token_ids [b, l], lengths [b] and masked_positions [b, m]; missing rows hold one padding token."""
-    token_ids = np.full((batch_size, length), pad_id, np.int32)
-    lengths = np.ones(batch_size, np.int32)
-    positions = np.zeros((batch_size, max_predictions), np.int32)
-    for row, record in enumerate(records):
-        token_ids[row, : len(record.input_ids)] = record.input_ids
-        lengths[row] = len(record.input_ids)
-        positions[row, : len(record.masked_positions)] = record.masked_positions
-    return token_ids, lengths, positions
-
-
 def predict_records(
-    teacher: Teacher, records: Sequence[Record], *, k: int, batch_size: int, length: int, max_predictions: int
+    teacher: Teacher,
+    records: Iterable[Record],
+    *,
+    k: int,
+    batch_size: int,
+    length: int,
+    max_predictions: int,
+    rows: int | None = None,
+    dtype: str = "float32",
+    sampling: Sampling | None = None,
 ) -> Iterator[Record]:
     """The records with the teacher's top-k and gold log-probabilities at their masked positions, in order.
 
-    One compiled shape for all batches.
+    Args:
+        teacher: of at least k tokens.
+        records: taken in a thread, ahead of the devices, so that making records and running the teacher overlap.
+        k: predictions for each masked position.
+        batch_size: sequences of full length in a batch; of shorter ones there are more.
+        length: of the longest sequence, in tokens.
+        max_predictions: most masked positions of a sequence.
+        rows: masked positions in a batch, see buckets.expected_rows; None: as many as there can be.
+        dtype: of the matrix products, one of program.DTYPES.
+        sampling: None: the k best. Else ids drawn from the teacher and the log of their shares in k slots, see
+            sampling.py.
+
+    Raises:
+        ValueError: an unknown dtype, a record that is too long, or a teacher whose numbers are not finite.
     """
-    for start in range(0, len(records), batch_size):
-        batch = records[start : start + batch_size]
-        arrays = pad_batch(batch, batch_size, length, max_predictions, teacher.pad_id)
-        gold_ids = np.zeros((batch_size, max_predictions), np.int32)
-        for row, record in enumerate(batch):
-            gold_ids[row, : len(record.gold_ids)] = record.gold_ids
-        found = _predict(teacher.params, *arrays, gold_ids, config=teacher.config, num_tokens=teacher.num_tokens, k=k)
-        ids, log_probs, gold = map(np.asarray, found)
-        for row, record in enumerate(batch):
-            count = len(record.masked_positions)
-            yield dataclasses.replace(
-                record,
-                top_ids=ids[row, :count],
-                top_log_probs=log_probs[row, :count],
-                gold_log_probs=gold[row, :count],
-            )
+    require_dtype(dtype)
+    shapes = shapes_for(batch_size=batch_size, length=length, max_predictions=max_predictions, rows=rows)
+    stacks = _stacks(batches(records, shapes), teacher.pad_id, local_mesh().size, sampling)
+    run = functools.partial(run_batches, config=teacher.config, num_tokens=teacher.num_tokens, k=k, dtype=dtype)
+    running: collections.deque[tuple[Sequence[Batch], Sequence[Array]]] = collections.deque()
+    ordered = _Ordered()
+    slots = None if sampling is None else k
+    with contextlib.closing(in_background(stacks, PREPARED)) as prepared:
+        for stack, arrays in prepared:
+            running.append((stack, run(teacher.placed_params, arrays)))
+            if len(running) > IN_FLIGHT:
+                yield from ordered.add(_results(*running.popleft(), slots))
+        while running:
+            yield from ordered.add(_results(*running.popleft(), slots))
+
+
+def _stacks(
+    made: Iterable[Batch], pad_id: int, devices: int, sampling: Sampling | None
+) -> Iterator[tuple[Sequence[Batch], Sequence[np.ndarray]]]:
+    """Batches of one shape, one for each device or fewer, and their arrays with a leading axis over the devices."""
+    waiting: dict[Shape, list[Batch]] = {}
+    for batch in made:
+        stack = waiting.setdefault(batch.shape, [])
+        stack.append(batch)
+        if len(stack) == devices:
+            yield waiting.pop(batch.shape), _stacked(stack, pad_id, devices, sampling)
+    for stack in waiting.values():
+        yield stack, _stacked(stack, pad_id, devices, sampling)
+
+
+def _stacked(stack: Sequence[Batch], pad_id: int, devices: int, sampling: Sampling | None) -> Sequence[np.ndarray]:
+    shape = stack[0].shape
+
+    def arrays(records: Sequence[Record]) -> tuple[np.ndarray, ...]:
+        uniforms = () if sampling is None else (padded_uniforms(records, sampling, shape.rows),)
+        return batch_arrays(records, shape, pad_id).as_tuple() + uniforms
+
+    each = [arrays(batch.records) for batch in stack]
+    each += [arrays([])] * (devices - len(stack))
+    return [np.stack(arrays) for arrays in zip(*each, strict=True)]
+
+
+def _results(stack: Sequence[Batch], found: Sequence[Array], slots: int | None) -> Iterator[tuple[int, Record]]:
+    """The records of a stack with what was found for them, and their numbers; waits for the devices.
+
+    With slots, what was found are drawn ids.
+    """
+    for batch, ids, log_probs, gold in zip(stack, *map(np.asarray, found), strict=False):
+        start = 0
+        for number, record in zip(batch.numbers, batch.records, strict=True):
+            rows = slice(start, start + len(record.masked_positions))
+            start = rows.stop
+            if not (np.isfinite(log_probs[rows]).all() and np.isfinite(gold[rows]).all()):
+                raise ValueError(
+                    f"teacher: text {record.text_id.hex()}: field log_probs: found numbers that are not finite,"
+                    " expected weights and a dtype that give log-probabilities"
+                )
+            kept = (ids[rows], log_probs[rows]) if slots is None else sampled_target(ids[rows], slots)
+            predicted = {"top_ids": kept[0], "top_log_probs": kept[1], "gold_log_probs": gold[rows]}
+            yield number, dataclasses.replace(record, **predicted)
+
+
+class _Ordered:
+    """Numbered records in the order of their numbers, each as soon as all before it are there."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, Record] = {}
+        self._next = 0
+
+    def add(self, numbered: Iterable[tuple[int, Record]]) -> Iterator[Record]:
+        """Takes some records and gives those whose turn has come."""
+        self._waiting.update(numbered)
+        while self._next in self._waiting:
+            yield self._waiting.pop(self._next)
+            self._next += 1

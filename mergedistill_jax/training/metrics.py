@@ -13,31 +13,50 @@ from etils import epath
 from mergedistill_jax.files import write_atomically
 
 LOG_NAME = "metrics.jsonl"
+SPEED_NAME = "speed.jsonl"
+
+_LAG = 2
+"""Steps whose sums are left on the device: the one under way, and the one before it."""
 
 
 class MetricSums:
     """Adds metric sums of steps; `means` gives numbers over all positions since the last call.
 
-    Sums stay on the device until then, so that logging does not make every step wait.
+    The newest steps' sums stay on the device for a while, so that adding them up makes no step wait.
     """
 
-    def __init__(self, groups: Mapping[str, Sequence[str]]) -> None:
-        """Takes for each kind of group ("language", "teacher") the group of every source."""
+    def __init__(self, groups: Mapping[str, Sequence[str]], resumed: Mapping[str, Any] | None = None) -> None:
+        """Takes for each kind of group ("language", "teacher") the group of every source, and what `saved` gave."""
         self._groups = groups
-        self._steps: list[Mapping[str, Any]] = []
+        self._new: collections.deque[Mapping[str, Any]] = collections.deque()
+        self._steps = int(resumed["steps"]) if resumed else 0
+        self._totals = {
+            name: np.asarray(value, np.float64) for name, value in (resumed["totals"] if resumed else {}).items()
+        }
 
     def add(self, sums: Mapping[str, Any]) -> None:
         """Adds one step's sums."""
-        self._steps.append(sums)
+        self._new.append(sums)
+        if len(self._new) > _LAG:
+            self._fold()
+
+    def _fold(self) -> None:
+        for name, value in self._new.popleft().items():
+            self._totals[name] = self._totals.get(name, np.zeros(())) + np.asarray(value, np.float64)
+        self._steps += 1
+
+    def saved(self) -> dict[str, Any]:
+        """The sums since the last means, as JSON that keeps every bit: a resumed run goes on adding to them."""
+        while self._new:
+            self._fold()
+        return {"steps": self._steps, "totals": {name: total.tolist() for name, total in self._totals.items()}}
 
     def means(self) -> dict[str, float]:
         """Means over positions, overall and as `gold_loss/language/en`; only what was measured."""
-        totals: dict[str, np.ndarray] = collections.defaultdict(lambda: np.zeros(()))
-        for sums in self._steps:
-            for name, value in sums.items():
-                totals[name] = totals[name] + np.asarray(value, np.float64)
-        count = len(self._steps)
-        self._steps = []
+        while self._new:
+            self._fold()
+        totals, count = self._totals, self._steps
+        self._totals, self._steps = {}, 0
         found = {name: float(totals[name]) / count for name in ("gradient_norm", "gold_weight") if name in totals}
         found |= _means({name: value for name, value in totals.items() if value.ndim}, "")
         for kind, groups in self._groups.items():
@@ -63,27 +82,37 @@ def _means(sums: Mapping[str, np.ndarray], suffix: str) -> dict[str, float]:
 
 
 class MetricLog:
-    """Writes numbers of a step to TensorBoard and to metrics.jsonl in a run's folder.
+    """Writes numbers of a step to TensorBoard and to files of one JSON object a line in a run's folder.
 
-    After a crash the log may hold steps that will be done again: `resume_at` drops them, so that each step stands once.
+    metrics.jsonl holds what the configuration decides: it is the same, byte for byte, however often the run was
+    stopped. What the clock decides goes to speed.jsonl. After a crash the logs may hold steps that will be done again:
+    `resume_at` drops them, so that each step stands once.
     """
 
     def __init__(self, folder: epath.PathLike, *, resume_at: int) -> None:
-        self._path = epath.Path(folder) / LOG_NAME
-        kept = [row for row in read_log(folder) if row["step"] <= resume_at]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._writer = metric_writers.SummaryWriter(str(epath.Path(folder) / "tensorboard"))
+        self._folder = epath.Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for name in (LOG_NAME, SPEED_NAME):
+            kept = [row for row in read_log(folder, name) if row["step"] <= resume_at]
+            if name == LOG_NAME or (self._folder / name).exists():
+                write_atomically(self._folder / name, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self._writer = metric_writers.SummaryWriter(str(self._folder / "tensorboard"))
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Logs the numbers of a step; raises ValueError on a number that is not finite."""
+        path = self._folder / LOG_NAME
         bad = sorted(name for name, value in numbers.items() if not math.isfinite(value))
         if bad:
-            raise ValueError(
-                f"{self._path}: step {step}: field {bad[0]}: found {numbers[bad[0]]}, expected a finite number"
-            )
+            raise ValueError(f"{path}: step {step}: field {bad[0]}: found {numbers[bad[0]]}, expected a finite number")
+        self._write(path, step, numbers)
+
+    def write_speed(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Logs what the clock decides."""
+        self._write(self._folder / SPEED_NAME, step, numbers)
+
+    def _write(self, path: epath.Path, step: int, numbers: Mapping[str, float]) -> None:
         self._writer.write_scalars(step, dict(numbers))
-        with self._path.open("a") as file:
+        with path.open("a") as file:
             file.write(json.dumps({"step": step, **numbers}) + "\n")
 
     def close(self) -> None:
@@ -91,9 +120,9 @@ class MetricLog:
         self._writer.close()
 
 
-def read_log(folder: epath.PathLike) -> list[dict[str, Any]]:
-    """Rows of a run's metrics.jsonl, `step` and numbers by name, oldest first; a half-written last line is left out."""
-    path = epath.Path(folder) / LOG_NAME
+def read_log(folder: epath.PathLike, name: str = LOG_NAME) -> list[dict[str, Any]]:
+    """Rows of a run's log, `step` and numbers by name, oldest first; a half-written last line is left out."""
+    path = epath.Path(folder) / name
     if not path.exists():
         return []
     rows = []

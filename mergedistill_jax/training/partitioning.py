@@ -73,7 +73,7 @@ def shardings_of(tree: Any, mesh: Mesh) -> Any:
 
 def _divisible(leaf: Any, sharding: NamedSharding, mesh: Mesh) -> NamedSharding:
     axes = [
-        axis if axis is not None and size % mesh.shape[axis] == 0 else None
+        axis if axis is not None and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0 else None
         for size, axis in zip(leaf.shape, (*sharding.spec, *[None] * len(leaf.shape)), strict=False)
     ]
     return NamedSharding(mesh, P(*axes))

@@ -4,18 +4,57 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from mergedistill_jax.training.partitioning import BATCH_SPEC, shardings_of
-from mergedistill_jax.training.schedules import Schedule
+from mergedistill_jax.training.losses import DistillationConfig
+from mergedistill_jax.training.optimizer import AdamWConfig
+from mergedistill_jax.training.partitioning import BATCH_SPEC, require_divisible, shardings_of, vocabulary_shards
+from mergedistill_jax.training.schedules import GoldWeight, Schedule
 from mergedistill_jax.training.step import ApplyFn, StepConfig, TrainState, make_train_step
+
+
+@runtime_checkable
+class RunSettings(Protocol):
+    """What a training run's config says about its program; TrainConfig is one."""
+
+    @property
+    def optimizer(self) -> AdamWConfig: ...  # noqa: D102 - as in TrainConfig
+    @property
+    def gold_weight(self) -> GoldWeight: ...  # noqa: D102
+    @property
+    def distillation(self) -> DistillationConfig: ...  # noqa: D102
+    @property
+    def steps(self) -> int: ...  # noqa: D102
+    @property
+    def num_microbatches(self) -> int: ...  # noqa: D102
+    @property
+    def vocabulary_chunk(self) -> int: ...  # noqa: D102
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchShape:
+    """What the records say about a batch.
+
+    Attributes:
+        length: tokens of a sequence.
+        predictions: masked positions of a sequence, the padding of shorter ones included.
+        k: teacher's candidates per position; 0: gold labels alone.
+        sources: record folders, for the metrics.
+    """
+
+    length: int
+    predictions: int
+    k: int
+    sources: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,6 +111,68 @@ def make_program(
         train_step=jax.jit(
             make_train_step(apply_fn, optimizer, gold_weight, step_config),
             donate_argnums=0,
-            out_shardings=(shardings, None),
+            # The sums whole on every device: each of several processes reads them.
+            out_shardings=(shardings, NamedSharding(mesh, P())),
         ),
     )
+
+
+def run_program(model: Any, settings: RunSettings, shape: BatchShape, mesh: Mesh) -> Program:
+    """The program of a run, from its settings: the one place where `train` and `plan` get it.
+
+    Args:
+        model: a masked language model with `init`, `projection` and a `config`; see models/heads.py.
+        settings: of the run.
+        shape: of its batches.
+        mesh: from make_mesh.
+    """
+    inputs = (jnp.zeros((1, shape.length), jnp.int32), jnp.ones((1, shape.length), bool))
+    positions = jnp.zeros((1, shape.predictions), jnp.int32)
+    step_config = StepConfig(
+        num_sources=shape.sources,
+        has_teacher=shape.k > 0,
+        distillation=settings.distillation,
+        num_microbatches=settings.num_microbatches,
+        with_dropout=model.config.dropout_rate > 0,
+        chunk_size=settings.vocabulary_chunk,
+        vocabulary_shards=vocabulary_shards(model.config.vocab_size, mesh),
+    )
+    return make_program(
+        lambda key: model.init(key, *inputs, positions)["params"],
+        functools.partial(model.apply, method="projection"),
+        settings.optimizer.optimizer(settings.steps),
+        settings.gold_weight.schedule(settings.steps),
+        step_config,
+        mesh,
+    )
+
+
+def abstract_arguments(program: Program, shape: BatchShape, batch_size: int) -> tuple[TrainState, dict[str, Any], Any]:
+    """State, batch and key of the training step as shapes on the program's mesh, for `train_step.lower`.
+
+    Raises:
+        ValueError: the batch does not divide by the data and the fsdp axis.
+    """
+    require_divisible(batch_size, program.mesh)
+    state = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        program.abstract_state,
+        program.shardings,
+    )
+    rows = (batch_size, shape.predictions)
+    arrays = {
+        "token_ids": ((batch_size, shape.length), jnp.int32),
+        "lengths": ((batch_size,), jnp.int32),
+        "masked_positions": (rows, jnp.int32),
+        "gold_ids": (rows, jnp.int32),
+        "loss_weights": (rows, jnp.float32),
+        "teacher_ids": ((*rows, shape.k), jnp.int32),
+        "teacher_log_probs": ((*rows, shape.k), jnp.float32),
+        "source": ((batch_size,), jnp.int32),
+    }
+    batch = {
+        name: jax.ShapeDtypeStruct(size, dtype, sharding=program.batch_sharding)
+        for name, (size, dtype) in arrays.items()
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return state, batch, jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(program.mesh, P()))

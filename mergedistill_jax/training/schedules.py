@@ -9,6 +9,9 @@ from jaxtyping import Array, Float
 
 Schedule = Callable[[Array | int], Float[Array, ""]]
 
+_ADDED = {"added": True}
+"""Marks a field that descriptions of older runs lack: where it has its default, they leave it out."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GoldWeight:
@@ -16,23 +19,38 @@ class GoldWeight:
 
     Attributes:
         shape: "linear" or "cosine" from `start` to `stop` over all steps, or "constant" at `stop`.
+        floor: lambda is never below it, whatever the shape says: the schedule is cut off there, not squeezed.
+        teacher_floor: nor is the teachers' weight, 1 - lambda, ever below this.
+
+    With `teacher_floor=0.2`, a linear schedule of eleven steps:
+
+        step      0    1   ...   7    8    9    10
+        lambda    0   0.1  ...  0.7  0.8  0.8  0.8
     """
 
     shape: str = "linear"
     start: float = 0.0
     stop: float = 1.0
+    floor: float = dataclasses.field(default=0.0, metadata=_ADDED)
+    teacher_floor: float = dataclasses.field(default=0.0, metadata=_ADDED)
 
     def __post_init__(self) -> None:
         if self.shape not in ("linear", "cosine", "constant"):
             raise ValueError(f"GoldWeight.shape: found {self.shape!r}, expected 'linear', 'cosine' or 'constant'")
-        for name in ("start", "stop"):
+        for name in ("start", "stop", "floor", "teacher_floor"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"GoldWeight.{name}: found {getattr(self, name)}, expected a weight from 0 to 1")
+        if self.floor + self.teacher_floor > 1.0:
+            raise ValueError(
+                f"GoldWeight.floor: found {self.floor} beside teacher_floor={self.teacher_floor},"
+                " expected floors that leave room for each other, at most 1 together"
+            )
 
     @property
     def gold_only(self) -> bool:
         """Whether the teacher never counts."""
-        return self.stop == 1.0 and (self.shape == "constant" or self.start == 1.0)
+        always_one = self.stop == 1.0 and (self.shape == "constant" or self.start == 1.0)
+        return self.floor == 1.0 or (always_one and self.teacher_floor == 0.0)
 
     def schedule(self, steps: int) -> Schedule:
         """The weight of the gold labels at a step; `stop` is reached at the last one."""
@@ -43,7 +61,7 @@ class GoldWeight:
                 done = (1.0 - jnp.cos(jnp.pi * done)) / 2.0
             if self.shape == "constant":
                 done = jnp.ones_like(done)
-            return self.start + (self.stop - self.start) * done
+            return jnp.clip(self.start + (self.stop - self.start) * done, self.floor, 1.0 - self.teacher_floor)
 
         return weight
 

@@ -9,6 +9,7 @@ from etils import epath
 from jaxtyping import Int
 
 from mergedistill_jax.files import write_atomically
+from mergedistill_jax.training.distributed import leads, sum_over_processes
 
 TOKEN_COUNTS_FILE = "token_counts.bin"  # noqa: S105 - no password
 """In an exported folder. A run has one for each checkpoint, token_counts-STEP.bin."""
@@ -19,14 +20,15 @@ _KEPT = 3
 class TokenCounts:
     """Counts [v] of the tokens that stood in a batch, visible or hidden, kept beside the checkpoints.
 
-    A run resumed from a checkpoint of which the counts are missing has none: `known` is False from then on.
+    A run resumed from a checkpoint of which the counts are missing has none: `known` is False from then on. Every
+    process of a job counts rows of its own; the leading one goes on from the file, and writes the sum.
     """
 
     def __init__(self, folder: epath.PathLike, vocab_size: int, *, resume_at: int) -> None:
         self._folder = epath.Path(folder)
         found = read_token_counts(folder, resume_at) if resume_at else np.zeros(vocab_size, np.int64)
         self.known = found is not None
-        self._counts = np.zeros(vocab_size, np.int64) if found is None else found.copy()
+        self._counts = found.copy() if found is not None and leads() else np.zeros(vocab_size, np.int64)
 
     def add(self, batch: Mapping[str, Any]) -> None:
         """Adds a batch: token_ids [b, l] up to lengths [b], and gold_ids [b, m] where loss_weights [b, m] > 0."""
@@ -38,7 +40,10 @@ class TokenCounts:
         """Writes the counts of a step, before its checkpoint, and deletes all but the newest few."""
         if not self.known:
             return
-        write_atomically(self._folder / _name(step), to_bytes(self._counts))
+        counts = sum_over_processes(self._counts)
+        if not leads():
+            return
+        write_atomically(self._folder / _name(step), to_bytes(counts))
         for old in _steps(self._folder)[:-_KEPT]:
             (self._folder / _name(old)).unlink(missing_ok=True)
 

@@ -181,5 +181,5 @@ def test_scanned_and_rematerialised_layers_give_the_same(dropout_rate: float) ->
 
 
 def test_an_unknown_way_to_rematerialise_is_refused() -> None:
-    with pytest.raises(ValueError, match="LayerLoop.rematerialise: found 'all', expected one of"):
+    with pytest.raises(ValueError, match=r"LayerLoop\.rematerialise: found 'all', expected one of"):
         LayerLoop(rematerialise="all")

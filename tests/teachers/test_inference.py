@@ -9,8 +9,7 @@ from scipy.special import log_softmax
 
 from mergedistill_jax.corpus.masking import MaskingConfig
 from mergedistill_jax.corpus.packing import masked_records
-from mergedistill_jax.schema import Record
-from mergedistill_jax.teachers.inference import gold_log_probs, pad_batch, predict_records, top_log_probs
+from mergedistill_jax.teachers.inference import predict_records, top_log_probs
 from mergedistill_jax.teachers.loading import load_teacher, model_hash
 from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
 
@@ -58,18 +57,6 @@ def test_the_softmax_over_the_kept_is_that_of_the_logits():
     ids, log_probs = top_log_probs(jnp.asarray(logits), 30, 8)
     kept = np.take_along_axis(logits, np.asarray(ids), axis=-1)
     np.testing.assert_allclose(log_softmax(log_probs, axis=-1), log_softmax(kept, axis=-1), atol=1e-5)
-
-
-def test_gold_log_probs_are_those_of_the_top_k_and_known_beyond_it():
-    """k = every token: each gold id is among them, and both say the same; worked by hand below."""
-    generator = np.random.default_rng(4)
-    logits = generator.normal(0, 4, (3, 5, 20)).astype(np.float32)
-    gold = generator.integers(0, 17, (3, 5)).astype(np.int32)
-    found = gold_log_probs(jnp.asarray(logits), jnp.asarray(gold), 17)
-    ids, log_probs = top_log_probs(jnp.asarray(logits), 17, 17)
-    np.testing.assert_allclose(found, np.where(ids == gold[..., None], log_probs, 0).sum(axis=-1), atol=1e-6)
-    logits = np.log(np.array([[1 / 2, 1 / 4, 1 / 4, 8.0]], np.float32))  # the last row has no token
-    assert gold_log_probs(jnp.asarray(logits), jnp.array([2]), 3)[0] == pytest.approx(np.log(1 / 4))
 
 
 @pytest.fixture(scope="module")
@@ -140,29 +127,6 @@ def test_fewer_candidates_are_the_first_ones(wide_teacher):
 
 def test_no_records_is_no_work(wide_teacher):
     assert predict(wide_teacher, []) == []
-
-
-def test_pad_batch():
-    records = records_of_lengths(3, 5)
-    token_ids, lengths, positions = pad_batch(records, 3, 6, 2, 9)
-    assert token_ids.tolist() == [[1, 2, 3, 9, 9, 9], [1, 2, 3, 4, 5, 9], [9] * 6]
-    assert lengths.tolist() == [3, 5, 1]  # an empty row still attends to one token: no division by nothing
-    assert positions.tolist() == [[1, 0], [1, 0], [0, 0]]
-
-
-def records_of_lengths(*lengths):
-    return [
-        Record(
-            text_id=b"12345678",
-            draw=0,
-            input_ids=np.arange(1, length + 1, dtype=np.int32),
-            masked_positions=np.array([1], np.int32),
-            gold_ids=np.array([5], np.int32),
-            top_ids=np.zeros((1, 0), np.int32),
-            top_log_probs=np.zeros((1, 0), np.float32),
-        )
-        for length in lengths
-    ]
 
 
 def test_teachers_that_cannot_do_the_work_are_refused(tmp_path, wide_teacher):

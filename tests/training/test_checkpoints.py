@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -128,6 +129,66 @@ def test_only_every_so_many_steps_are_saved_unless_forced(tmp_path: Path) -> Non
     checkpoints.save(4, make_state(), force=True)
     checkpoints.close()
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"checkpoint_3", "checkpoint_4"}
+
+
+def test_reading_a_folder_without_checkpoints_makes_none(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest_step is None
+    for read in (checkpoints.restore_params, checkpoints.restore_position, lambda: checkpoints.restore(make_state())):
+        with pytest.raises(CheckpointError, match=f"{tmp_path}/checkpoints: found no checkpoint"):
+            read()
+    checkpoints.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_reading_leaves_alone_what_a_run_is_writing_and_writing_clears_what_a_kill_left(tmp_path: Path) -> None:
+    save(tmp_path, make_state())
+    begun = tmp_path / "checkpoints" / "checkpoint_9.orbax-checkpoint-tmp"
+    (begun / "state").mkdir(parents=True)
+    reader = Checkpoints(tmp_path)
+    reader.restore_params()
+    reader.close()
+    assert begun.exists()
+    save(tmp_path, make_state(seed=1), step=9)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"checkpoint_3", "checkpoint_9"}
+
+
+def test_a_position_comes_back_with_its_checkpoint(tmp_path: Path) -> None:
+    """Bit for bit: a third has no finite fraction in base 2 or 10."""
+    checkpoints = Checkpoints(tmp_path)
+    for step in (3, 4):
+        checkpoints.save(step, make_state(), position={"batches": step, "metric_sums": {"gold_loss": [step / 3]}})
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.restore_position() == {"batches": 4, "metric_sums": {"gold_loss": [4 / 3]}}
+    checkpoints.close()
+
+
+def test_a_checkpoint_of_an_older_version_has_no_position(tmp_path: Path) -> None:
+    """As it was written before there was one: an item less."""
+    state = make_state()
+    path = tmp_path / "checkpoints"
+    handlers = {"state": ocp.StandardCheckpointHandler()}
+    options = ocp.CheckpointManagerOptions(step_prefix="checkpoint", create=True)
+    with ocp.CheckpointManager(path, options=options, item_handlers=handlers) as manager:
+        tree = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+        manager.save(3, args=ocp.args.Composite(state=ocp.args.StandardSave(tree)))
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.restore_position() == {}
+    assert_equal(checkpoints.restore(make_state(seed=1)), state)
+    checkpoints.close()
+
+
+def test_a_state_is_restored_into_shapes_alone(tmp_path: Path) -> None:
+    """So that a restart holds the state once, not twice."""
+    state = make_state()
+    save(tmp_path, state)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+    checkpoints = Checkpoints(tmp_path)
+    found = checkpoints.restore(shapes)
+    checkpoints.close()
+    assert_equal(found, state)
+    assert found.params["token"].sharding == state.params["token"].sharding
 
 
 def test_a_half_written_checkpoint_is_not_the_newest(tmp_path: Path) -> None:

@@ -149,3 +149,39 @@ def test_a_crash_while_resuming_leaves_the_old_log(tmp_path: Path, monkeypatch: 
 
 def test_a_folder_without_a_log_has_no_rows(tmp_path: Path) -> None:
     assert read_log(tmp_path / "nowhere") == []
+
+
+def test_sums_that_were_saved_through_json_give_the_means_of_an_undisturbed_run_bit_for_bit() -> None:
+    """Numbers without a finite binary fraction, added in the same order."""
+    steps = [step_sums(gold_loss=[0.1 * n, 0.7, 1 / 3]) | {"gradient_norm": jnp.float32(n / 7)} for n in range(9)]
+    whole, before = MetricSums(GROUPS), MetricSums(GROUPS)
+    for sums in steps:
+        whole.add(sums)
+    for sums in steps[:4]:
+        before.add(sums)
+    after = MetricSums(GROUPS, json.loads(json.dumps(before.saved())))
+    for sums in steps[4:]:
+        after.add(sums)
+    assert after.means() == whole.means()
+    assert after.saved() == {"steps": 0, "totals": {}}
+
+
+def test_saving_does_not_disturb_the_means() -> None:
+    sums = MetricSums(GROUPS)
+    sums.add(step_sums())
+    saved = sums.saved()
+    assert saved["steps"] == 1
+    assert sums.saved() == saved
+    assert sums.means() == MetricSums(GROUPS, saved).means() != {}
+
+
+def test_resuming_drops_speeds_that_will_be_measured_again(tmp_path: Path) -> None:
+    log = MetricLog(tmp_path, resume_at=0)
+    assert not (tmp_path / "speed.jsonl").exists()
+    for step in (10, 20):
+        log.write_speed(step, {"steps_per_second": float(step)})
+    log.close()
+    resumed = MetricLog(tmp_path, resume_at=10)
+    resumed.write_speed(20, {"steps_per_second": 1.0})
+    resumed.close()
+    assert [row["steps_per_second"] for row in read_log(tmp_path, "speed.jsonl")] == [10.0, 1.0]

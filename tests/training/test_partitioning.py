@@ -12,13 +12,13 @@ from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.training.partitioning import make_mesh, place_batch, shardings_of
 
 
-def model_specs(vocab_size: int, model_parallelism: int) -> dict[str, P]:
+def model_specs(vocab_size: int, model_parallelism: int, fsdp_parallelism: int = 1) -> dict[str, P]:
     encoder = EncoderConfig(
         vocab_size=vocab_size, num_layers=1, hidden_size=8, num_heads=2, intermediate_size=16, max_length=5
     )
     shapes = (jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool), jnp.zeros((1, 1), jnp.int32))
     boxed = jax.eval_shape(lambda: MaskedLanguageModel(encoder).init(jax.random.key(0), *shapes))["params"]
-    mesh = make_mesh(model_parallelism)
+    mesh = make_mesh(model_parallelism, fsdp_parallelism=fsdp_parallelism)
     found = jax.tree_util.tree_flatten_with_path(shardings_of(boxed, mesh))[0]
     sizes = {path: leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(nn.unbox(boxed))[0]}
     for path, sharding in found:
@@ -30,9 +30,23 @@ def named_axes(spec: P) -> set[str]:
     return {axis for axis in spec if axis is not None}
 
 
-def test_the_mesh_has_a_data_and_a_model_axis() -> None:
-    assert dict(make_mesh(2).shape) == {"data": 4, "model": 2}
-    assert dict(make_mesh().shape) == {"data": 8, "model": 1}
+def test_the_mesh_has_a_data_an_fsdp_and_a_model_axis() -> None:
+    assert dict(make_mesh(2).shape) == {"data": 4, "fsdp": 1, "model": 2}
+    assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "model": 1}
+    assert dict(make_mesh(2, fsdp_parallelism=4).shape) == {"data": 1, "fsdp": 4, "model": 2}
+
+
+def test_devices_that_do_not_divide_twice_are_refused_by_name() -> None:
+    expected = r"model_parallelism \* fsdp_parallelism: found 12, expected a divisor of 8 devices"
+    with pytest.raises(ValueError, match=expected):
+        make_mesh(4, fsdp_parallelism=3)
+
+
+def test_parameters_are_divided_over_the_fsdp_axis_too() -> None:
+    specs = model_specs(vocab_size=24, model_parallelism=2, fsdp_parallelism=4)
+    assert specs["encoder/embeddings/token"] == P("model", "fsdp")
+    assert specs["encoder/layers_0/wi/kernel"] == P("fsdp", "model")
+    assert specs["encoder/layers_0/wo/kernel"] == P("model", "fsdp")
 
 
 def test_devices_that_do_not_divide_are_refused_by_name() -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mergedistill_jax.models.encoder import config_fields
 from mergedistill_jax.training.schedules import GoldWeight, LearningRate
 
 
@@ -36,6 +37,34 @@ def test_gold_weight_between_other_bounds_may_fall() -> None:
     np.testing.assert_allclose(gold_weights(GoldWeight(start=0.8, stop=0.2), 3), [0.8, 0.5, 0.2], atol=1e-6)
 
 
+def test_a_floor_cuts_the_schedule_off_and_does_not_squeeze_it() -> None:
+    """The drawing in the docstring, and its mirror image."""
+    straight = np.arange(11) / 10
+    weights = gold_weights(GoldWeight(teacher_floor=0.2), 11)
+    np.testing.assert_allclose(weights, np.minimum(straight, 0.8), atol=1e-6)
+    np.testing.assert_allclose(gold_weights(GoldWeight(floor=0.3), 11), np.maximum(straight, 0.3), atol=1e-6)
+    both = gold_weights(GoldWeight(shape="cosine", floor=0.3, teacher_floor=0.2), 11)
+    np.testing.assert_allclose(both, np.clip(gold_weights(GoldWeight(shape="cosine"), 11), 0.3, 0.8), atol=1e-6)
+
+
+def test_floors_hold_for_a_constant_and_for_a_falling_weight() -> None:
+    constant = GoldWeight(shape="constant", stop=1.0, teacher_floor=0.1)
+    np.testing.assert_allclose(gold_weights(constant, 3), [0.9] * 3, atol=1e-6)
+    falling = GoldWeight(start=1.0, stop=0.0, floor=0.25)
+    np.testing.assert_allclose(gold_weights(falling, 5), [1.0, 0.75, 0.5, 0.25, 0.25], atol=1e-6)
+
+
+def test_without_floors_the_weights_are_the_very_bits_they_were() -> None:
+    steps = 37
+    expected = [float(np.float32(step) / np.float32(steps - 1)) for step in range(steps)]
+    np.testing.assert_array_equal(gold_weights(GoldWeight(), steps), expected)
+
+
+def test_floors_of_0_are_not_described_so_that_old_runs_resume() -> None:
+    assert config_fields(GoldWeight()) == {"shape": "linear", "start": 0.0, "stop": 1.0}
+    assert config_fields(GoldWeight(teacher_floor=0.1))["teacher_floor"] == 0.1
+
+
 def test_gold_weight_of_one_step_and_beyond_the_last_is_defined() -> None:
     assert gold_weights(GoldWeight(), 1) == [0.0]
     assert float(GoldWeight().schedule(10)(1000)) == 1.0
@@ -48,6 +77,8 @@ def test_gold_weight_of_one_step_and_beyond_the_last_is_defined() -> None:
         (GoldWeight(start=1.0, stop=1.0), True),
         (GoldWeight(shape="constant", stop=0.5), False),
         (GoldWeight(), False),
+        (GoldWeight(floor=1.0), True),
+        (GoldWeight(shape="constant", stop=1.0, teacher_floor=0.1), False),
     ],
 )
 def test_gold_only_is_told_by_the_schedule_itself(config: GoldWeight, gold_only: bool) -> None:  # noqa: FBT001 - a table
@@ -61,6 +92,9 @@ def test_gold_only_is_told_by_the_schedule_itself(config: GoldWeight, gold_only:
         ({"shape": "square"}, "shape: found 'square'"),
         ({"start": -0.1}, "start: found -0.1"),
         ({"stop": 2.0}, "stop: found 2.0"),
+        ({"floor": -0.5}, "floor: found -0.5"),
+        ({"teacher_floor": 1.5}, "teacher_floor: found 1.5"),
+        ({"floor": 0.6, "teacher_floor": 0.5}, "floor: found 0.6 beside teacher_floor=0.5"),
     ],
 )
 def test_a_wrong_gold_weight_is_refused_by_name(settings: dict, field: str) -> None:

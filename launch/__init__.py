@@ -1,0 +1,1 @@
+"""Ways to start a stage on more than one process; each prints the exact commands that it runs."""

@@ -1,0 +1,237 @@
+"""Compare candidate teachers on the same hidden words of a little text, before any prediction is stored."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+from etils import epath
+
+from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.evaluation.hidden_words import (
+    HiddenSequences,
+    NumberedText,
+    first_words,
+    hide_words,
+    number_words,
+)
+from mergedistill_jax.evaluation.teacher_choice import LanguageChoice, choose
+from mergedistill_jax.evaluation.teacher_scores import WordScores, predict_hidden, score_words, sequences_per_second
+from mergedistill_jax.evaluation.teacher_table import table_text
+from mergedistill_jax.files import write_atomically
+from mergedistill_jax.models.huggingface import load_encoder_config
+from mergedistill_jax.teachers.hub import Source, find_teacher, local_teacher
+from mergedistill_jax.teachers.loading import load_teacher
+from mergedistill_jax.teachers.writer import corpus_documents
+from mergedistill_jax.training.progress import Progress
+from mergedistill_jax.vocabulary.normalizers import normalization_of
+from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer, load_tokenizer
+
+REPORT_JSON, REPORT_TEXT = "report.json", "report.txt"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """What to compare, and on what.
+
+    Attributes:
+        candidates: {language: teachers}; or teachers, for every one of `languages`. A teacher is a Hugging Face folder
+            or a name on the hub (see teachers/hub.py).
+        corpus: called with `language`, registers that language's SeqIO task of documents and returns its name:
+            `@corpora.add_wikiextractor` in gin.
+        languages: needed where `candidates` does not tell them; else all of them by default.
+        split: of that task; text that no candidate was trained on.
+        documents: read of each language, from the beginning.
+        words_per_document: of which as many words are taken, from its beginning: many documents tell more than long
+            ones.
+        max_length: tokens of a sequence, as `predict` will have them.
+        masking: rate and seed; every hidden word is a [MASK].
+        k: candidates that `predict` would store.
+        output: folder for report.json and report.txt; None: nothing is written.
+    """
+
+    candidates: Mapping[str, Sequence[str]] | Sequence[str]
+    corpus: Callable[..., str]
+    languages: Sequence[str] = ()
+    split: str = "heldout"
+    documents: int = 100
+    words_per_document: int = 400
+    max_length: int = 128
+    masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
+    k: int = 8
+    batch_size: int = 32
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("documents", "words_per_document", "k", "batch_size"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"CompareConfig.{field}: found {getattr(self, field)}, expected at least 1")
+        if self.max_length < 3:
+            raise ValueError(f"CompareConfig.max_length: found {self.max_length}, expected at least 3")
+        if isinstance(self.candidates, str):
+            raise ValueError(f"CompareConfig.candidates: found one string {self.candidates!r}, expected several")  # noqa: TRY004
+        if not isinstance(self.candidates, Mapping) and not self.languages:
+            raise ValueError("CompareConfig.languages: found none, expected those that the candidates are compared on")
+        for language in self.languages:
+            if isinstance(self.candidates, Mapping) and language not in self.candidates:
+                found = sorted(self.candidates)
+                raise ValueError(f"CompareConfig.candidates: found {found}, expected also {language!r}")
+        self._require_candidates()
+
+    def _require_candidates(self) -> None:
+        for language, teachers in self.by_language.items():
+            if isinstance(teachers, str) or not teachers:
+                raise ValueError(
+                    f"CompareConfig.candidates: {language}: found {teachers!r}, expected teachers in brackets"
+                )
+            if len(set(teachers)) < len(teachers):
+                raise ValueError(f"CompareConfig.candidates: {language}: found one twice, expected each once")
+
+    @property
+    def by_language(self) -> dict[str, Sequence[str]]:
+        """The candidates of every language."""
+        if isinstance(self.candidates, Mapping):
+            return {language: self.candidates[language] for language in self.languages or self.candidates}
+        return dict.fromkeys(self.languages, self.candidates)
+
+    @property
+    def teachers(self) -> list[str]:
+        """Every candidate once."""
+        return list(dict.fromkeys(itertools.chain.from_iterable(self.by_language.values())))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Sample:
+    """The text of a language as its candidates are asked for it."""
+
+    text: NumberedText
+    hidden: Mapping[str, HiddenSequences]
+    compared: np.ndarray
+
+
+def describe(config: CompareConfig) -> str:
+    """What `compare` would do, from what is on this machine: no hub is asked, no text read, nothing written."""
+    names = _names(config.teachers)
+    asked = [f"  {language}: {', '.join(map(names.__getitem__, one))}" for language, one in config.by_language.items()]
+    found = {teacher: "present" if local_teacher(teacher) else "not present" for teacher in config.teachers}
+    first = (
+        f"compare: would score {len(names)} teachers on up to {config.documents:,} documents of {config.split!r} a"
+        f" language, {config.words_per_document:,} words each, {config.masking.rate:.0%} of them hidden"
+    )
+    listed = [f"  {names[teacher]}: {teacher}, {told}" for teacher, told in found.items()]
+    return "\n".join([first, *asked, *listed, f"  report: {config.output or 'printed alone'}"])
+
+
+def compare(config: CompareConfig) -> dict[str, LanguageChoice]:
+    """Scores every candidate of every language and recommends one each.
+
+    Raises:
+        ValueError: a candidate cannot be loaded or is too short, a corpus cannot be read, or no word can be compared.
+    """
+    names = _names(config.teachers)
+    print(f"compare: {len(names)} teachers on {', '.join(config.by_language)}")
+    sources = {teacher: find_teacher(teacher) for teacher in config.teachers}
+    tokenizers = {teacher: _tokenizer(source, config) for teacher, source in sources.items()}
+    samples = {language: _sample(config, language, tokenizers) for language in config.by_language}
+    scores: dict[str, dict[str, WordScores]] = {language: {} for language in samples}
+    speeds: dict[str, dict[str, float]] = {language: {} for language in samples}
+    asked = sum(len(hidden.records) for sample in samples.values() for hidden in sample.hidden.values())
+    progress = Progress(asked, "sequence", "compare")
+    for path, source in sources.items():
+        teacher = load_teacher(source.folder, max_length=config.max_length, k=config.k)
+        for language, sample in samples.items():
+            if path not in sample.hidden:
+                continue
+            hidden = sample.hidden[path]
+            sizes = {"k": config.k, "batch_size": config.batch_size, "max_length": config.max_length}
+            predicted = predict_hidden(teacher, hidden, **sizes)
+            unk_id = tokenizers[path].unk_id
+            scores[language][names[path]] = score_words(predicted, hidden, sample.text, sample.compared, unk_id)
+            speeds[language][names[path]] = sequences_per_second(teacher, hidden, **sizes)
+            progress.update(len(hidden.records))
+    progress.close()
+    choices = {
+        language: choose(
+            language, sample.text, sample.compared, _hidden_words(sample), scores[language], speeds[language]
+        )
+        for language, sample in samples.items()
+    }
+    _report(config, choices, tokenizers)
+    return choices
+
+
+def _names(teachers: Sequence[str]) -> dict[str, str]:
+    """What each is called: the last part of its path or name, or all of it where two would be called the same."""
+    short = {teacher: teacher.partition("@")[0].rstrip("/").rsplit("/", 1)[-1] for teacher in teachers}
+    called = list(short.values())
+    return {teacher: name if called.count(name) == 1 else teacher for teacher, name in short.items()}
+
+
+def _tokenizer(source: Source, config: CompareConfig) -> TeacherTokenizer:
+    """Checks, before any work, that the teacher is long enough."""
+    longest = load_encoder_config(source.folder).max_length
+    if longest < config.max_length:
+        raise ValueError(
+            f"{source}: field max_position_embeddings: found {longest},"
+            f" expected at least max_length={config.max_length}"
+        )
+    return load_tokenizer(source.folder)
+
+
+def _sample(config: CompareConfig, language: str, tokenizers: Mapping[str, TeacherTokenizer]) -> _Sample:
+    task = config.corpus(language=language)
+    documents = itertools.islice(corpus_documents(task, config.split), config.documents)
+    text = number_words([first_words(document, config.words_per_document) for document in documents])
+    hidden = {
+        teacher: hide_words(text, tokenizers[teacher], config.masking, config.max_length)
+        for teacher in config.by_language[language]
+    }
+    compared = np.flatnonzero(np.logical_and.reduce([one.comparable for one in hidden.values()]))
+    if not len(compared):
+        raise ValueError(
+            f"corpus {task}: split {config.split}: found no hidden word that all candidates of {language} cut apart"
+            f" from its neighbours in {len(text.documents)} documents, expected at least one"
+        )
+    return _Sample(text=text, hidden=hidden, compared=compared)
+
+
+def _hidden_words(sample: _Sample) -> int:
+    """Words that at least one candidate is asked for."""
+    return len(np.unique(np.concatenate([np.concatenate(one.words) for one in sample.hidden.values()])))
+
+
+def _notes(config: CompareConfig, tokenizers: Mapping[str, TeacherTokenizer]) -> dict[str, str]:
+    """Candidates that forget something of the text before they cut it: the loss does not show that."""
+    notes = {}
+    for teacher, name in _names(config.teachers).items():
+        found = normalization_of(tokenizers[teacher])
+        lost = [word for word, is_so in (("case", found.lowercase), ("accents", found.strip_accents)) if is_so]
+        if lost:
+            notes[name] = f"its tokenizer drops {' and '.join(lost)}, so that its words are easier to know"
+    return notes
+
+
+def _report(
+    config: CompareConfig, choices: Mapping[str, LanguageChoice], tokenizers: Mapping[str, TeacherTokenizer]
+) -> None:
+    names = _names(config.teachers)
+    paths = {name: teacher for teacher, name in names.items()}
+    device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+    text = table_text(list(choices.values()), paths, _notes(config, tokenizers), k=config.k, device=device)
+    print(f"\n{text}\n")
+    if config.output is None:
+        return
+    folder = epath.Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "device": device,
+        "k": config.k,
+        "teachers": paths,
+        "recommended": {language: paths[choice.best] for language, choice in choices.items()},
+        "languages": {language: dataclasses.asdict(choice) for language, choice in choices.items()},
+    }
+    write_atomically(folder / REPORT_JSON, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomically(folder / REPORT_TEXT, (text + "\n").encode())
+    print(f"compare: wrote {folder / REPORT_JSON} and {REPORT_TEXT}")
