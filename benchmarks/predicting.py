@@ -63,8 +63,10 @@ class Sequences:
     def save(self, path: Path) -> None:
         """Writes them as one .npz file."""
         fields = {"ids": self.ids, "positions": self.positions, "gold": self.gold}
-        flat = {name: np.concatenate(parts) for name, parts in fields.items()}
-        ends = {f"{name}_ends": np.cumsum([len(part) for part in parts]) for name, parts in fields.items()}
+        flat: dict[str, Any] = {name: np.concatenate(parts) for name, parts in fields.items()}
+        ends: dict[str, Any] = {
+            f"{name}_ends": np.cumsum([len(part) for part in parts]) for name, parts in fields.items()
+        }
         np.savez(path, **flat, **ends)
 
     @classmethod

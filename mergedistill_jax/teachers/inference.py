@@ -103,7 +103,8 @@ def predict_records(
     running: collections.deque[tuple[Sequence[Batch], Sequence[Array]]] = collections.deque()
     ordered = _Ordered()
     slots = None if sampling is None else k
-    with contextlib.closing(in_background(stacks, PREPARED)) as prepared:
+    ahead: Any = in_background(stacks, PREPARED)  # a generator: closed, it ends its thread
+    with contextlib.closing(ahead) as prepared:
         for stack, arrays in prepared:
             running.append((stack, run(teacher.placed_params, arrays)))
             if len(running) > IN_FLIGHT:

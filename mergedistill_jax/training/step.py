@@ -128,16 +128,16 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]:
     """The step (state, batch, key) -> (state, metric sums).
 
-    The loss is a sum over all masked positions of the global batch divided by their number: the gradient is summed over
-    microbatches before it is divided, so that their count does not change it.
+    The loss is a sum over all masked positions of the global batch divided by their number, which is counted first: the
+    parts of the microbatches add up to it, and no second copy of the gradient is made to divide it.
     """
 
-    def summed_loss(params: Any, batch: Batch, weight: Array, key: Array) -> tuple[Array, dict[str, Array]]:
+    def summed_loss(params: Any, batch: Batch, shares: Array, key: Array) -> tuple[Array, dict[str, Array]]:
         projection = project(apply_fn, params, batch, key if config.with_dropout else None)
         sums = position_sums(score(projection, batch, config), batch, config)
-        loss = weight * jnp.sum(sums["gold_loss"])
+        loss = shares[0] * jnp.sum(sums["gold_loss"])
         if config.has_teacher:
-            loss += (1.0 - weight) * jnp.sum(sums["teacher_loss"])
+            loss += shares[1] * jnp.sum(sums["teacher_loss"])
         return loss, sums
 
     gradient = jax.grad(summed_loss, has_aux=True)
@@ -145,9 +145,9 @@ def make_train_step(
     def step_fn(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
         weight = gold_weight(state.step)
         key = jax.random.fold_in(key, state.step)
-        gradients, sums = _accumulate(gradient, state.params, batch, weight, key, config.num_microbatches)
-        count = jnp.maximum(jnp.sum(sums["count"]), 1.0)
-        gradients = jax.tree.map(lambda g: g / count, gradients)
+        share = 1.0 / jnp.maximum(jnp.sum(batch["loss_weights"]), 1.0)
+        shares = jnp.stack([weight, 1.0 - weight]) * share
+        gradients, sums = _accumulate(gradient, state.params, batch, shares, key, config.num_microbatches)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         sums = {**sums, "gradient_norm": optax.global_norm(gradients), "gold_weight": weight}
@@ -157,11 +157,11 @@ def make_train_step(
 
 
 def _accumulate(
-    gradient: Callable, params: Any, batch: Batch, weight: Array, key: Array, num_microbatches: int
+    gradient: Callable, params: Any, batch: Batch, shares: Array, key: Array, num_microbatches: int
 ) -> tuple[Any, dict[str, Array]]:
     """Sums of gradients and metric sums over microbatches, one at a time."""
     if num_microbatches == 1:
-        return gradient(params, batch, weight, key)
+        return gradient(params, batch, shares, key)
     # Interleaved rows, so that every device keeps rows of every microbatch.
     split = {
         name: jnp.moveaxis(rows.reshape(-1, num_microbatches, *rows.shape[1:]), 1, 0) for name, rows in batch.items()
@@ -169,11 +169,11 @@ def _accumulate(
 
     def add(total: Any, numbered: tuple[Array, Batch]) -> tuple[Any, None]:
         index, part = numbered
-        found = gradient(params, part, weight, jax.random.fold_in(key, index))
+        found = gradient(params, part, shares, jax.random.fold_in(key, index))
         return jax.tree.map(jnp.add, total, found), None
 
     first = jax.tree.map(lambda rows: rows[0], split)
-    shapes = jax.eval_shape(gradient, params, first, weight, key)
+    shapes = jax.eval_shape(gradient, params, first, shares, key)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, _ = jax.lax.scan(add, zeros, (jnp.arange(num_microbatches), split))
     return total

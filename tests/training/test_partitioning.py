@@ -82,10 +82,10 @@ def test_a_batch_lies_over_the_data_axis_unchanged() -> None:
     placed = place_batch(batch, make_mesh(2))
     for name, rows in batch.items():
         np.testing.assert_array_equal(placed[name], rows)
-        assert placed[name].sharding.spec == P("data")
+        assert placed[name].sharding.spec == P(("data", "fsdp"))
         assert {shard.data.shape[0] for shard in placed[name].addressable_shards} == {2}
 
 
 def test_a_batch_that_does_not_divide_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="batch_size: found 6, expected a multiple of the data axis, 8"):
+    with pytest.raises(ValueError, match="batch_size: found 6, expected a multiple of the data axis times the fsdp axis, 8"):
         place_batch({"token_ids": np.zeros((6, 3), np.int32)}, make_mesh())

@@ -44,11 +44,14 @@ def test_there_and_back(state: TrainState) -> None:
 
 
 def test_the_names_are_t5xs_and_nothing_is_empty(state: TrainState) -> None:
-    paths = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(to_tree(state))}
+    paths = {
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(to_tree(state))
+    }
     moments = {f"state/param_states/1/0/{m}/{p}" for m in ("mu", "nu") for p in ("layer/kernel", "layer/bias")}
     assert moments <= paths
     assert {"target/layer/kernel", "target/decoder_bias", "state/step", "state/param_states/1/0/count"} <= paths
-    assert all(node for node in jax.tree.leaves(to_tree(state), is_leaf=lambda node: node == {}) if isinstance(node, dict))
+    empty = jax.tree.leaves(to_tree(state), is_leaf=lambda node: isinstance(node, dict) and not node)
+    assert not [node for node in empty if isinstance(node, dict)]
 
 
 def test_the_names_are_those_of_t5x_itself(state: TrainState) -> None:
