@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -34,10 +35,10 @@ from mergedistill_jax.training.nonfinite import FiniteWatch, NonFiniteError
 from mergedistill_jax.training.optimizer import AdamWConfig
 from mergedistill_jax.training.partitioning import (
     ACTIVATION_AXES,
+    LocalRows,
     local_rows,
     make_mesh,
     place_batch,
-    require_divisible,
     vocabulary_shards,
 )
 from mergedistill_jax.training.program import BatchShape, Program, run_program
@@ -135,13 +136,17 @@ def train(config: TrainConfig) -> TrainState:
         _require_same_vocabulary(mixture, heldout)
     encoder = student_encoder(config, mixture)
     mesh = make_mesh(config.model_parallelism, fsdp_parallelism=config.fsdp_parallelism)
-    require_divisible(config.batch_size, mesh)
+    checkpoints = Checkpoints(config.output, save_every=config.save_every)
+    rows = local_rows(config.batch_size, mesh)
+    made = batches(
+        mixture, config.batch_size, seed=config.seed, start_step=checkpoints.latest_step or 0, rows=rows.numbers
+    )
+    made = itertools.chain([next(made)], made)  # a damaged shard is refused here, before anything is written
     open_run(config.output, describe_run(config, encoder, mixture))
     model = masked_language_model(encoder, jnp.dtype(config.dtype), Placement(mesh=mesh, **ACTIVATION_AXES))
     apply_fn = functools.partial(model.apply, method="projection")
     program = _program(config, model, mixture, mesh)
 
-    checkpoints = Checkpoints(config.output, save_every=config.save_every)
     state, resumed = _first_state(config, program, checkpoints, mixture)
     start = int(state.step)
     say(_announcement(config, encoder, mixture, state, start, mesh))
@@ -157,7 +162,8 @@ def train(config: TrainConfig) -> TrainState:
         start=start,
         resumed=resumed,
     )
-    state = _loop(config, mixture, state, start, program.train_step, evaluate, checkpoints, journal, mesh)
+    stream = placed_ahead(made, lambda batch: place_batch(batch, mesh, rows))
+    state = _loop(config, mixture, state, program.train_step, evaluate, checkpoints, journal, rows, stream)
     checkpoints.close()
     journal.close()
     _tell_the_end(config, int(state.step))
@@ -168,19 +174,17 @@ def _loop(
     config: TrainConfig,
     mixture: RecordMixture,
     state: TrainState,
-    start: int,
     step_fn: Callable[..., tuple[TrainState, dict[str, Any]]],
     evaluate: Callable[[Any], dict[str, float]] | None,
     checkpoints: Checkpoints,
     journal: Journal,
-    mesh: Mesh,
+    rows: LocalRows,
+    stream: Iterator[tuple[Any, Any]],
 ) -> TrainState:
+    start = int(state.step)
     stop = min(config.steps, config.stop_after or config.steps)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    rows = local_rows(config.batch_size, mesh)
     watch = FiniteWatch(config.output, rows.numbers)
-    made = batches(mixture, config.batch_size, seed=config.seed, start_step=start, rows=rows.numbers)
-    stream = placed_ahead(made, lambda batch: place_batch(batch, mesh, rows))
     with StopRequest() as request, _finished_on_broken_steps(checkpoints):
         for step in range(start + 1, stop + 1):
             batch, placed = journal.speed.next_of(stream)

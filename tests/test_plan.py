@@ -1,6 +1,5 @@
 """Plans from end to end: on CPU, on slices of TPU where their compiler is installed, and with wrong input."""
 
-import dataclasses
 import functools
 import importlib.util
 import json
@@ -19,7 +18,7 @@ from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.plan import PlanConfig, plan
 from mergedistill_jax.planning.compiling import DoesNotFitError, compile_for
 from mergedistill_jax.planning.hardware import CHIPS
-from mergedistill_jax.planning.students import lower_step
+from mergedistill_jax.planning.students import lower_step, varied
 from mergedistill_jax.planning.topology import open_topology, parse_topology
 from mergedistill_jax.teachers.recipe import StudentRecipe, TeacherOf
 from mergedistill_jax.train import TrainConfig
@@ -242,9 +241,7 @@ def test_every_kind_of_chip_has_a_compiler(name: str) -> None:
 @needs_compiler
 @pytest.mark.slow
 def test_what_does_not_fit_is_told_with_its_size(tmp_path: Path) -> None:
-    run = dataclasses.replace(
-        config(tmp_path).train, model=functools.partial(MODEL, hidden_size=1 << 14, intermediate_size=1 << 14)
-    )
+    run = varied(config(tmp_path).train, {"hidden_size": 1 << 14, "intermediate_size": 1 << 14})
     shape = BatchShape(length=24, predictions=4, k=2, sources=1)
     topology = open_topology("v5e:2x2")
     step = lower_step(run, shape, 100_000, topology)

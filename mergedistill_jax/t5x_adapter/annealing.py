@@ -6,6 +6,7 @@ A subclass and not flax mutables: the weight is a function of the step, which th
 it would stand in the checkpoint a second time, T5X's state tree would no longer be the one that both runners share, and
 a restored weight could disagree with the restored step.
 """
+# pyright: reportMissingImports=false
 
 import functools
 from typing import Any

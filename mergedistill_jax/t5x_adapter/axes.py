@@ -7,6 +7,7 @@ import flax.core
 import flax.linen as nn
 import flax.traverse_util
 from flax.linen import partitioning as flax_partitioning
+from flax.linen import spmd
 
 from mergedistill_jax.models.placement import Placement
 
@@ -33,7 +34,9 @@ def initial_variables(init: Callable[[], Any], partitioner: Any) -> flax.core.Fr
         partitioner: of T5X, with its logical axis rules.
     """
     with without_axis_rules():
-        flat = flax.traverse_util.flatten_dict(init(), is_leaf=lambda _, leaf: isinstance(leaf, nn.Partitioned))
+        flat: dict[Any, Any] = flax.traverse_util.flatten_dict(
+            init(), is_leaf=lambda _, leaf: isinstance(leaf, nn.Partitioned)
+        )
         params = {path: nn.unbox(box) for path, box in flat.items()}
     axes = {
         (*path[:-1], f"{path[-1]}_axes"): flax_partitioning.AxisMetadata(names=_divisible(box, partitioner))
@@ -44,7 +47,7 @@ def initial_variables(init: Callable[[], Any], partitioner: Any) -> flax.core.Fr
 
 
 def _divisible(box: nn.Partitioned, partitioner: Any) -> tuple[str | None, ...]:
-    spec = flax_partitioning.logical_to_mesh_axes(box.names, partitioner.logical_axis_rules)
+    spec = spmd.logical_to_mesh_axes(box.names, partitioner.logical_axis_rules)
     sizes = partitioner.mesh.shape
     return tuple(
         name if axis is None or size % sizes[axis] == 0 else None
@@ -64,7 +67,7 @@ def placement_of(partitioner: Any) -> Placement:
 
 
 def _mesh_axes(name: str, partitioner: Any) -> tuple[str, ...]:
-    (axes,) = flax_partitioning.logical_to_mesh_axes((name,), partitioner.logical_axis_rules) or (None,)
+    (axes,) = spmd.logical_to_mesh_axes((name,), partitioner.logical_axis_rules) or (None,)
     return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
 
 

@@ -1,4 +1,5 @@
 """Records as T5X's datasets: through SeqIO as T5X reads any task, or exactly the batches of `mergedistill train`."""
+# pyright: reportMissingImports=false
 
 import re
 from collections.abc import Mapping, Sequence
@@ -131,10 +132,12 @@ def same_batches(
 
     Args:
         cfg: names the mixture and the batch size; what it says of shuffling and seeds is for SeqIO.
-        shard_id, num_shards: which rows of each batch are wanted.
+        shard_id: which part of the rows of each batch is wanted.
+        num_shards: parts of a batch.
         feature_converter_cls: not used: the rows have their final shape.
         config: of the run; its seed and its k decide the batches.
-        model_dir, initial_checkpoint: MODEL_DIR and INITIAL_CHECKPOINT_PATH, where T5X looks for a checkpoint.
+        model_dir: MODEL_DIR, where T5X looks for a checkpoint first.
+        initial_checkpoint: INITIAL_CHECKPOINT_PATH, where it looks then.
         ignored: what else T5X passes to such functions.
 
     Raises:

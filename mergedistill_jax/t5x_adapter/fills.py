@@ -47,7 +47,8 @@ def write_fills(
     tokens = readable_tokens(read_vocabulary(vocabulary).tokenizer())
     _, aux = inferences
     lines = []
-    for index, example in enumerate(task_ds.as_numpy_iterator()):
+    examples: Any = task_ds.as_numpy_iterator()
+    for index, example in enumerate(examples):
         masks = [
             [
                 {"token": tokens[int(token)], "log_prob": round(float(log_prob), 6)}

@@ -1,16 +1,19 @@
 """A student's first parameters from its teachers, in T5X: what TrainConfig.start says."""
+# pyright: reportMissingImports=false
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import flax.core
 import jax
 import t5x.utils
 from jaxtyping import Array
 
-from mergedistill_jax.t5x_adapter.student import Student
 from mergedistill_jax.teachers.start import start_from_teachers
 from mergedistill_jax.training.distributed import from_host, say, to_host
 from mergedistill_jax.vocabulary.folder import read_vocabulary
+
+if TYPE_CHECKING:
+    from mergedistill_jax.t5x_adapter.student import Student
 
 
 class StudentInitializer(t5x.utils.TrainStateInitializer):
@@ -22,7 +25,7 @@ class StudentInitializer(t5x.utils.TrainStateInitializer):
     def __init__(self, *args: Any, init_fn: Any, **kwargs: Any) -> None:
         """Takes what T5X gives; `init_fn` is a method of the Student."""
         super().__init__(*args, init_fn=init_fn, **kwargs)
-        self._student: Student = init_fn.__self__
+        self._student = cast("Student", init_fn.__self__)
 
     def from_scratch(self, init_rng: Array) -> Any:
         """The fresh train state."""

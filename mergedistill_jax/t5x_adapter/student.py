@@ -1,14 +1,15 @@
 """The student as a T5X model.
 
-T5X's loss function gets parameters and a batch, but no step, and annealing needs one. So each batch carries two more
-numbers, the same in every row: `gold_weight`, lambda at the step, and `loss_scale`, one over the masked positions of the
-whole batch. annealing.py writes them into the batch inside the compiled step, before T5X cuts it into microbatches. The
+T5X's loss function gets parameters and a batch, but no step, and annealing needs one. So each batch carries two
+numbers more, the same in every row: `gold_weight`, lambda at the step, and `loss_scale`, one over the masked positions
+of the whole batch. annealing.py writes them into the batch inside the compiled step, before T5X cuts it. The
 loss of a microbatch is then its share of the batch's mean, and T5X's sum over microbatches is exact.
 """
+# pyright: reportMissingImports=false
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import clu.metrics
@@ -30,10 +31,11 @@ from mergedistill_jax.t5x_adapter.axes import (
     without_axis_rules,
 )
 from mergedistill_jax.t5x_adapter.datasets import GOLD_WEIGHT, LOSS_SCALE, RecordFeatureConverter, described
+from mergedistill_jax.t5x_adapter.means import mean_of
 from mergedistill_jax.train import TrainConfig, describe_run, student_encoder
 from mergedistill_jax.training.checkpoints import CHECKPOINT_FOLDER, RUN_FILE, CheckpointError, Run, read_run
-from mergedistill_jax.training.metrics import NAMES
 from mergedistill_jax.training.log_normalizer import log_normalizer
+from mergedistill_jax.training.metrics import NAMES
 from mergedistill_jax.training.step import StepConfig, position_sums, project, score
 from mergedistill_jax.vocabulary.folder import read_vocabulary
 
@@ -133,7 +135,7 @@ class Student(t5x.models.BaseModel):
         if self._step_config.has_teacher:
             loss += (1.0 - weight) * jnp.sum(sums["teacher_loss"])
         found = self._metrics(sums)
-        found["loss"] = clu.metrics.Average(total=loss, count=jnp.sum(sums["count"]))
+        found["loss"] = mean_of(loss, jnp.sum(sums["count"]))
         found["gold_weight"] = clu.metrics.Average.from_model_output(weight)
         return loss * batch[LOSS_SCALE][0], found
 
@@ -171,7 +173,7 @@ class Student(t5x.models.BaseModel):
         return (log_probs.sum(axis=1), {"log_probs": log_probs}) if return_intermediates else log_probs.sum(axis=1)
 
     def get_initial_variables(
-        self, rng: Array, input_shapes: Mapping[str, Sequence[int]], input_types: Any = None
+        self, rng: Array, input_shapes: Mapping[str, Any], input_types: Any = None
     ) -> flax.core.FrozenDict:
         """Random parameters, and the logical axes of each under `params_axes`, as T5X's partitioners want them."""
         del input_types
@@ -204,13 +206,12 @@ class Student(t5x.models.BaseModel):
         """Means over masked positions, overall and by language and teacher, under the names of our own logs."""
         count = sums["count"]
         named = {NAMES[name]: value for name, value in sums.items() if name in NAMES}
-        found = {name: clu.metrics.Average(total=jnp.sum(v), count=jnp.sum(count)) for name, v in named.items()}
+        found = {name: mean_of(jnp.sum(v), jnp.sum(count)) for name, v in named.items()}
         for kind, groups in (("language", self.groups.languages), ("teacher", self.groups.teachers)):
             for group in sorted(set(groups) - {""}):
                 here = jnp.array([one == group for one in groups])
                 for name, value in named.items():
-                    total, number = jnp.sum(value * here), jnp.sum(count * here)
-                    found[f"{name}/{kind}/{group}"] = clu.metrics.Average(total=total, count=number)
+                    found[f"{name}/{kind}/{group}"] = mean_of(jnp.sum(value * here), jnp.sum(count * here))
         return found
 
 
@@ -262,8 +263,8 @@ def trained(
     """The student of a checkpoint, for t5x.eval and t5x.infer; whichever runner wrote it.
 
     Args:
-        checkpoint: its folder, RUN/checkpoints/checkpoint_N or MODEL_DIR/checkpoint_N, or the folder that holds several;
-            of several paths the first is looked at.
+        checkpoint: its folder, RUN/checkpoints/checkpoint_N or MODEL_DIR/checkpoint_N, or the one that holds
+            several; of several paths the first is looked at.
         partitioner: `@partitioning.PjitPartitioner()`.
         mixture: name of the tasks to evaluate on.
         vocabulary: folder of the vocabulary to read text with.
@@ -304,11 +305,16 @@ def run_folder(checkpoint: epath.PathLike) -> epath.Path:
 
 
 def folder_of_model_dir(model_dir: epath.PathLike) -> epath.Path:
-    """Where the run of T5X's MODEL_DIR is described: there, or above it where it is the checkpoints' folder of a run."""
+    """Where the run of MODEL_DIR is described: there, or above it where it is the `checkpoints` folder of a run."""
     path = epath.Path(model_dir)
     return path.parent if path.name == CHECKPOINT_FOLDER else path
 
 
-def learning_rate(config: TrainConfig, steps: int | None = None) -> Callable[[Array], Array]:
+def learning_rate(config: TrainConfig, steps: int | None = None) -> Any:
     """The learning rate at a step, for T5X's log; the optimizer has its own copy of it."""
     return config.optimizer.learning_rate.schedule(config.steps if steps is None else steps)
+
+
+def num_microbatches(config: TrainConfig) -> int:
+    """The student's own number, for trainer.Trainer.num_microbatches where nothing else is bound."""
+    return config.num_microbatches

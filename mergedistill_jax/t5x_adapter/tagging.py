@@ -1,4 +1,5 @@
 """A tagger that `mergedistill finetune` saved, as a T5X model, for t5x.eval on the tasks of tasks/tagging.py."""
+# pyright: reportMissingImports=false
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from mergedistill_jax.models.heads import TokenClassifier
 from mergedistill_jax.models.huggingface import load_token_classifier
 from mergedistill_jax.models.huggingface_weights import weights_hash
 from mergedistill_jax.t5x_adapter.axes import initial_variables, without_axis_rules
+from mergedistill_jax.t5x_adapter.means import mean_of
 from mergedistill_jax.training.checkpoints import Checkpoints, checkpoint_folder
 from mergedistill_jax.training.step import TrainState
 from mergedistill_jax.training.tagging import token_classification_loss
@@ -99,8 +101,8 @@ class Tagger(t5x.models.BaseModel):
         hits = jnp.sum((jnp.argmax(logits, axis=-1) == own_ids) * batch["weights"])
         count = jnp.sum(batch["weights"])
         return loss, {
-            "loss": clu.metrics.Average(total=loss * count, count=count),
-            "accuracy": clu.metrics.Average(total=hits, count=count),
+            "loss": mean_of(loss * count, count),
+            "accuracy": mean_of(hits, count),
         }
 
     def predict_batch_with_aux(
@@ -121,7 +123,7 @@ class Tagger(t5x.models.BaseModel):
         return jnp.sum(of_label * batch["weights"], axis=1)
 
     def get_initial_variables(
-        self, rng: Array, input_shapes: Mapping[str, Sequence[int]], input_types: Any = None
+        self, rng: Array, input_shapes: Mapping[str, Any], input_types: Any = None
     ) -> flax.core.FrozenDict:
         """Random parameters and their axes, which a checkpoint replaces."""
         del input_types

@@ -64,7 +64,8 @@ class FiniteWatch:
             self._stop(newest[0], newest[1], "params", found="nan or inf")
 
     def _look(self, step: int, batch: Mapping[str, Any], sums: Mapping[str, Any]) -> None:
-        for name in sorted(sums):
+        # A loss says more than the norm of the gradient that it spoils.
+        for name in sorted(sums, key=lambda name: (name == "gradient_norm", name)):
             values = np.ravel(np.asarray(sums[name]))
             if not np.isfinite(values).all():
                 self._stop(step, batch, name, found=f"{values[~np.isfinite(values)][0]}")

@@ -23,6 +23,7 @@ def found_in(function, *shapes, specs, out) -> tuple[Collective, ...]:
         for shape, spec in zip(shapes, specs, strict=True)
     ]
     text = jax.jit(function, out_shardings=NamedSharding(MESH, out)).lower(*arguments).compile().as_text()
+    assert text is not None
     return collectives(parse(text), 8)
 
 

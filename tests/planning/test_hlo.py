@@ -12,11 +12,15 @@ from mergedistill_jax.planning.hlo import Array, Program, arrays_in, parse
 
 
 def compiled(function, *arguments) -> Program:
-    return parse(jax.jit(function).lower(*arguments).compile().as_text())
+    text = jax.jit(function).lower(*arguments).compile().as_text()
+    assert text is not None
+    return parse(text)
 
 
 def cost_flops(function, *arguments) -> float:
-    return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
+    analysis = jax.jit(function).lower(*arguments).compile().cost_analysis()
+    assert analysis is not None
+    return analysis["flops"]
 
 
 def test_arrays_of_a_shape() -> None:

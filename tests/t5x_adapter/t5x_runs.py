@@ -73,10 +73,11 @@ def train(
 
 def dataset(mixture: str, batch_size: int, **changes: Any) -> Any:
     """T5X's description of a dataset of records."""
+    if "task_feature_lengths" not in changes:
+        changes["task_feature_lengths"] = datasets.feature_lengths(mixture)
     return t5x.utils.DatasetConfig(
         **{
             "mixture_or_task_name": mixture,
-            "task_feature_lengths": datasets.feature_lengths(mixture),
             "split": "train",
             "batch_size": batch_size,
             "shuffle": False,
@@ -99,6 +100,7 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 def evaluate(model: Any, tasks: str, checkpoint: str, output: Path, lengths: Any, **settings: Any) -> dict[str, Any]:
     """t5x.eval; {task: metrics}."""
+    (output / "inference_eval").mkdir(parents=True)  # which SeqIO's other loggers make
     t5x.eval.evaluate(
         model=model,
         dataset_cfg=dataset(tasks, 16, task_feature_lengths=lengths, **settings.pop("dataset", {})),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("t5x.train", reason="T5X is not importable here: README.md says how it is installed")
+pytest.importorskip("t5", reason="t5, which T5X's precompile imports, is not installed: see README.md")
 
 from small_merge import Merge, make_merge
 
@@ -37,10 +38,11 @@ def test_every_student_is_parsed_under_every_file() -> None:
         for student in STUDENTS:
             one = found[f"{name} {student}"]
             assert one["BATCH_SIZE"] == 4096
-            assert f"StudentRecipe.name = '{student}'" in one["text"]
+            assert f"recipe.StudentRecipe.name = '{student}'" in one["text"]
     text = found["pretrain both_all"]["text"]
     assert "trainer_cls = @annealing.annealing()" in text
     assert "TRAIN_STEPS = %STEPS" in text
+    assert "trainer.Trainer.num_microbatches = @student.num_microbatches()" in text
 
 
 def test_train_evaluate_infer_and_precompile(teachers: dict[str, Path], tmp_path: Path) -> None:

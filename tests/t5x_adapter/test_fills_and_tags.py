@@ -12,6 +12,7 @@ pytest.importorskip("t5x.train", reason="T5X is not importable here: README.md s
 import seqio
 import t5x.infer
 import t5x.utils
+import tensorflow as tf
 from small_merge import Merge, make_merge, train_config
 from t5x_runs import evaluate, partitioner
 
@@ -24,7 +25,7 @@ from tasks.masked_text import add_masked_text, masked_text_lengths
 from tasks.tagging import add_tagging, labels_of, tagging_lengths
 
 LINES = ["The old sailor [MASK] the small boat.", "[MASK] dogs slept under the [MASK] table", "Nothing to fill."]
-TAGGED = "".join(f"{word}\t{tag}\n" for word, tag in zip("The old dogs sleep".split(), "DET ADJ NOUN VERB".split(), strict=True))  # noqa: E501, SIM905
+TAGGED = "The\tDET\nold\tADJ\ndogs\tNOUN\nsleep\tVERB\n"
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,7 @@ def test_t5x_fills_the_masks_of_a_file(merge: Merge, tmp_path: Path) -> None:
     def write_fn(*arguments: Any) -> None:
         fills.write_fills(*arguments, vocabulary=merge.vocabulary)
 
+    (tmp_path / "fills").mkdir()
     t5x.infer.infer(
         mode="predict_with_aux",
         model=model,
@@ -112,8 +114,8 @@ def test_t5x_fills_the_masks_of_a_file(merge: Merge, tmp_path: Path) -> None:
 
 
 def test_other_modes_are_refused(merge: Merge, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="infer.mode: found 'predict', expected 'predict_with_aux'"):
-        fills.write_fills(tmp_path / "x", ([], {}), None, "predict", vocabulary=merge.vocabulary)
+    with pytest.raises(ValueError, match=r"infer.mode: found 'predict', expected 'predict_with_aux'"):
+        fills.write_fills(tmp_path / "x", ([], {}), tf.data.Dataset.range(1), "predict", vocabulary=merge.vocabulary)
 
 
 @pytest.mark.slow
@@ -142,9 +144,7 @@ def test_t5x_scores_a_tagger_as_finetune_does(merge: Merge, tmp_path: Path) -> N
     model = tagging.tagger(model_folder, partitioner(), labels_of("pos"))
     checkpoint = tagging.as_checkpoint(model_folder, str(tmp_path / "checkpoint"))
     assert tagging.as_checkpoint(model_folder, str(tmp_path / "checkpoint")) == checkpoint
-    found = evaluate(
-        model, tasks, checkpoint, tmp_path / "eval", tagging_lengths(32), dataset={"split": "validation"}
-    )
+    found = evaluate(model, tasks, checkpoint, tmp_path / "eval", tagging_lengths(32), dataset={"split": "validation"})
     metrics = found["pos_udpos_en"]
     assert metrics["accuracy"] == pytest.approx(result["metrics"]["accuracy"], abs=1e-12)
     assert metrics["macro_f1"] == pytest.approx(result["metrics"]["macro_f1"], abs=1e-12)

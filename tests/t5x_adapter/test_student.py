@@ -179,9 +179,7 @@ def test_every_parameter_has_its_axes_and_what_does_not_divide_has_none(model: s
     """On the eight CPU devices of the tests, T5X's model axis has all of them: 2 heads do not divide, 32 of mlp do."""
     found = model.get_initial_variables(jax.random.PRNGKey(0), {name: rows.shape for name, rows in batch.items()})
     names = flax_partitioning.get_axis_names(found["params_axes"])
-    assert jax.tree.structure(found["params"]) == jax.tree.structure(
-        names, is_leaf=lambda leaf: isinstance(leaf, P)
-    )
+    assert jax.tree.structure(found["params"]) == jax.tree.structure(names, is_leaf=lambda leaf: isinstance(leaf, P))
     layer = names["encoder"]["layers_0"]
     assert layer["wi"]["kernel"] == P("embed", "mlp")
     assert layer["attention"]["query"]["kernel"] == P("embed", None, "kv")

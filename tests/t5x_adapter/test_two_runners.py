@@ -107,9 +107,7 @@ def test_our_checkpoint_begins_another_run_of_t5x(merge: Merge, ours: Path, tmp_
     assert_same_losses(found, ours, first=HALF + 1)
 
 
-def test_t5xs_run_goes_on_in_our_runner_and_is_exported(
-    merge: Merge, ours: Path, theirs: Path, tmp_path: Path
-) -> None:
+def test_t5xs_run_goes_on_in_our_runner_and_is_exported(merge: Merge, ours: Path, theirs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(theirs, folder)
     shutil.rmtree(folder / f"checkpoint_{STEPS}")
@@ -121,9 +119,7 @@ def test_t5xs_run_goes_on_in_our_runner_and_is_exported(
     export(ExportConfig(run=str(theirs), output=str(tmp_path / "export"), languages=("en", "es")))
     _, exported = load_masked_lm(tmp_path / "export")
     params = Checkpoints(theirs).restore_params()
-    np.testing.assert_array_equal(
-        exported["encoder"]["embeddings"]["token"], params["encoder"]["embeddings"]["token"]
-    )
+    np.testing.assert_array_equal(exported["encoder"]["embeddings"]["token"], params["encoder"]["embeddings"]["token"])
 
 
 def test_another_run_is_refused_by_name(merge: Merge, theirs: Path) -> None:

@@ -95,6 +95,7 @@ def test_the_useful_work_is_that_of_the_matrix_products(changes: dict[str, Any])
     inputs = (jnp.zeros((4, LENGTH), jnp.int32), jnp.ones((4, LENGTH), bool), jnp.zeros((4, ROWS), jnp.int32))
     params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), *inputs))["params"]
     text = jax.jit(lambda p: model.apply({"params": p}, *inputs)).lower(params).compile().as_text()
+    assert text is not None
     useful = useful_flops(sizes_of(params, config), sequences=4, length=LENGTH, masked=4 * ROWS, backward=False)
     assert matmul_flops(parse(text)) - useful in (0, column_of_ones(sequences=4))
 
