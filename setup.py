@@ -57,6 +57,6 @@ setup(
             "import-linter",
             "transformers==5.23.0",
             "torch==2.13.0",
-        ]
+        ],
     },
 )

@@ -73,6 +73,17 @@ def test_gin_files_stand_in_no_package() -> None:
 def test_every_stage_is_a_verb_at_the_root_and_every_verb_is_a_stage() -> None:
     from mergedistill_jax.cli import STAGES  # noqa: PLC0415 - this test alone
 
-    others = {"__init__", "__main__", "cli", "schema", "manifest", "shards", "sealed", "record_rows", "files", "stage_log"}
+    others = {
+        "__init__",
+        "__main__",
+        "cli",
+        "schema",
+        "manifest",
+        "shards",
+        "sealed",
+        "record_rows",
+        "files",
+        "stage_log",
+    }
     assert {path.stem for path in PACKAGE.glob("*.py")} - others == {module for module, _, _ in STAGES.values()}
     assert all(name == module for name, (module, _, _) in STAGES.items())

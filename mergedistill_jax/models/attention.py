@@ -205,11 +205,12 @@ def _forward(size: int, rate: float, *inputs: Any) -> tuple[Array, tuple]:
 
 def _backward(size: int, rate: float, saved: tuple, gradient: Array) -> tuple:
     batch = len(gradient)
+    given: tuple[Any, ...] = (*saved, gradient)
     if size == batch:
-        return (*_backward_some(rate, *saved, gradient), None, None)
+        return (*_backward_some(rate, *given), None, None)
 
     def body(index: Array, found: Any) -> Any:
-        some: tuple[Any, ...] = _some((*saved, gradient), index, size)
+        some: tuple[Any, ...] = _some(given, index, size)
         return _put(found, _backward_some(rate, *some), index, size)
 
     room = tuple(_empty(array) for array in saved[:3])

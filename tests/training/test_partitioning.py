@@ -87,5 +87,7 @@ def test_a_batch_lies_over_the_data_axis_unchanged() -> None:
 
 
 def test_a_batch_that_does_not_divide_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="batch_size: found 6, expected a multiple of the data axis times the fsdp axis, 8"):
+    with pytest.raises(
+        ValueError, match="batch_size: found 6, expected a multiple of the data axis times the fsdp axis, 8"
+    ):
         place_batch({"token_ids": np.zeros((6, 3), np.int32)}, make_mesh())
