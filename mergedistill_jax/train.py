@@ -23,6 +23,7 @@ from mergedistill_jax.data.prefetch import placed_ahead
 from mergedistill_jax.models.encoder import EncoderConfig, config_fields
 from mergedistill_jax.models.heads import MaskedLanguageModel, masked_language_model
 from mergedistill_jax.models.huggingface import require_bert
+from mergedistill_jax.models.layers import LayerLoop
 from mergedistill_jax.models.placement import Placement
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.start import StartConfig, start_from_teachers
@@ -66,6 +67,7 @@ class TrainConfig:
         model_parallelism: devices that share the width and the vocabulary of one copy of the model.
         fsdp_parallelism: groups of devices over which parameters and optimizer state are divided; what is left of the
             devices is the data axis.
+        scan_layers, rematerialise: how the layers are run, see models/layers.py: for compile time and for memory.
         vocabulary_chunk: tokens of the vocabulary that the loss takes at a time, on all devices together. Small chunks
             save memory; the result is the same.
         stop_after: leaves after this many steps in total, resumable (for sittings); None runs to the end. A multiple
@@ -86,6 +88,8 @@ class TrainConfig:
     model_parallelism: int = 1
     fsdp_parallelism: int = 1
     vocabulary_chunk: int = 2048
+    scan_layers: bool = False
+    rematerialise: str = "nothing"
     dtype: str = "float32"
     seed: int = 0
     heldout: str | None = None
@@ -117,6 +121,7 @@ class TrainConfig:
                 f"TrainConfig.batch_size: found {self.batch_size}, expected a multiple of"
                 f" num_microbatches={self.num_microbatches}"
             )
+        LayerLoop(scan=self.scan_layers, rematerialise=self.rematerialise)  # refuses what it does not know
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"TrainConfig.dtype: found {self.dtype!r}, expected 'float32' or 'bfloat16'")
 
@@ -143,7 +148,8 @@ def train(config: TrainConfig) -> TrainState:
     )
     made = itertools.chain([next(made)], made)  # a damaged shard is refused here, before anything is written
     open_run(config.output, describe_run(config, encoder, mixture))
-    model = masked_language_model(encoder, jnp.dtype(config.dtype), Placement(mesh=mesh, **ACTIVATION_AXES))
+    loop = LayerLoop(scan=config.scan_layers, rematerialise=config.rematerialise)
+    model = masked_language_model(encoder, jnp.dtype(config.dtype), Placement(mesh=mesh, **ACTIVATION_AXES), loop)
     apply_fn = functools.partial(model.apply, method="projection")
     program = _program(config, model, mixture, mesh)
 

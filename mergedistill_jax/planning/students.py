@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mergedistill_jax.models.heads import masked_language_model
+from mergedistill_jax.models.layers import LayerLoop
 from mergedistill_jax.models.placement import Placement
 from mergedistill_jax.planning.flops import Sizes
 from mergedistill_jax.planning.topology import Topology
@@ -29,6 +30,10 @@ class TrainSettings(RunSettings, Protocol):
     def model_parallelism(self) -> int: ...  # noqa: D102
     @property
     def fsdp_parallelism(self) -> int: ...  # noqa: D102
+    @property
+    def scan_layers(self) -> bool: ...  # noqa: D102
+    @property
+    def rematerialise(self) -> str: ...  # noqa: D102
     @property
     def dtype(self) -> str: ...  # noqa: D102
 
@@ -105,7 +110,8 @@ def lower_step(settings: TrainSettings, shape: BatchShape, vocabulary_size: int,
     if settings.batch_size % (parts * settings.num_microbatches):
         expected = f"a multiple of {parts} parts x num_microbatches={settings.num_microbatches}"
         raise ValueError(f"batch_size: found {settings.batch_size}, expected {expected}")
-    model = masked_language_model(config, jnp.dtype(settings.dtype), Placement(mesh=mesh, **ACTIVATION_AXES))
+    loop = LayerLoop(scan=settings.scan_layers, rematerialise=settings.rematerialise)
+    model = masked_language_model(config, jnp.dtype(settings.dtype), Placement(mesh=mesh, **ACTIVATION_AXES), loop)
     program = run_program(model, settings, shape, mesh)
     arguments = abstract_arguments(program, shape, settings.batch_size)
     return LoweredStep(

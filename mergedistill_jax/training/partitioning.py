@@ -36,10 +36,6 @@ LOGICAL_AXIS_RULES = (
 )
 
 
-ACTIVATION_AXES: dict[str, Any] = {"batch_axes": (DATA, FSDP), "heads_axis": MODEL, "parameter_axes": (FSDP,)}
-"""Where a model's activations lie on such a mesh, as models/placement.py wants it told."""
-
-
 def make_mesh(model_parallelism: int = 1, devices: Sequence[Any] | None = None, *, fsdp_parallelism: int = 1) -> Mesh:
     """A [data, fsdp, model] mesh over all devices.
 
