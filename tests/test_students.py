@@ -1,4 +1,4 @@
-"""The paper's six students: who teaches what, told without any weights, and one of them made from gin alone."""
+"""The paper's six students and the README's seventh: who teaches what, told without any weights, and one of them made from gin alone."""
 
 import functools
 import json
@@ -22,6 +22,9 @@ from mergedistill_jax.vocab import UnionConfig
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("similar", "dissimilar", "muril", "mbert", "both_all", "both_best")
+"""The students of the paper."""
+TEN = "ten"
+"""The one of ten teachers, of the README's first job on a pod."""
 MURIL, MBERT = "muril-base-cased", "bert-base-multilingual-cased"
 MURIL_LANGUAGES = {"bn", "en", "gu", "hi", "kn", "ml", "mr", "ne", "pa", "ta", "te", "ur"}
 HUB_NAMES = {
@@ -61,7 +64,7 @@ def recipe_of(name: str) -> StudentRecipe:
 
 def test_every_teacher_and_student_has_a_file_and_every_file_is_tested() -> None:
     assert {path.stem for path in (ROOT / "gin/teachers").glob("*.gin")} == set(HUB_NAMES)
-    assert {path.stem for path in (ROOT / "gin/students").glob("*.gin")} == {*NAMES, "student"}
+    assert {path.stem for path in (ROOT / "gin/students").glob("*.gin")} == {*NAMES, TEN, "student"}
 
 
 def test_the_teachers_have_their_names_on_the_hub() -> None:
@@ -101,7 +104,18 @@ def test_multilingual_students() -> None:
     assert [recipe_of(name).rule for name in NAMES] == ["all"] * 5 + ["best"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_ten_teachers_for_fourteen_languages() -> None:
+    """Every teacher that has a file, one for each language; the README and the file's header name the languages."""
+    student = recipe_of(TEN)
+    assert set(student.sources.values()) == set(HUB_NAMES.values())
+    languages = sorted(language for taught in student.languages.values() for language in taught)
+    assert len(languages) == len(set(languages)) == 14
+    assert all(student.languages.values())
+    for path in (ROOT / "README.md", ROOT / gin_file(TEN)):
+        assert f"for language in {' '.join(languages)}; do" in path.read_text()
+
+
+@pytest.mark.parametrize("name", [*NAMES, TEN])
 def test_a_dry_run_tells_everything_and_touches_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
