@@ -1,4 +1,4 @@
-"""The paper's six students and the README's seventh: who teaches what, told without any weights, and one of them made from gin alone."""
+"""The paper's six students and one more: who teaches what, told without weights; one of them made from gin alone."""
 
 import functools
 import json
