@@ -155,6 +155,7 @@ class Settings:
     gold_weight: GoldWeight = GoldWeight()
     steps: int = 1_000
     num_microbatches: int = 1
+    reduce_gradients: str = "step"
     vocabulary_chunk: int = 2048
 
 

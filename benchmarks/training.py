@@ -126,7 +126,7 @@ def run_ours(size: dict[str, int], steps: int, *, gold: bool, accelerator: bool)
     from mergedistill_jax.training.losses import DistillationConfig  # noqa: PLC0415
     from mergedistill_jax.training.optimizer import AdamWConfig  # noqa: PLC0415
     from mergedistill_jax.training.partitioning import ACTIVATION_AXES, make_mesh, place_batch  # noqa: PLC0415
-    from mergedistill_jax.training.program import BatchShape, run_program  # noqa: PLC0415
+    from mergedistill_jax.training.program import BatchShape, compile_step, run_program  # noqa: PLC0415
     from mergedistill_jax.training.schedules import GoldWeight, LearningRate  # noqa: PLC0415
 
     encoder = EncoderConfig(
@@ -144,6 +144,7 @@ def run_ours(size: dict[str, int], steps: int, *, gold: bool, accelerator: bool)
         distillation=DistillationConfig(),
         steps=1000,
         num_microbatches=1,
+        reduce_gradients="step",
         vocabulary_chunk=2048,
     )
     before = peak_mb()
@@ -153,6 +154,7 @@ def run_ours(size: dict[str, int], steps: int, *, gold: bool, accelerator: bool)
     model = masked_language_model(encoder, jnp.dtype("bfloat16" if accelerator else "float32"), placement)
     shape = BatchShape(length=size["length"], predictions=size["masked"], k=k, sources=1)
     program = run_program(model, settings, shape, mesh)
+    step_fn = compile_step(program, shape, size["batch"])
     key = jax.random.key(0)
     state = program.initialise(key)
     given = arrays(size)
@@ -174,7 +176,7 @@ def run_ours(size: dict[str, int], steps: int, *, gold: bool, accelerator: bool)
 
     def step() -> float:
         nonlocal state
-        state, sums = program.train_step(state, placed, key)
+        state, sums = step_fn(state, placed, key)
         return float(sums["gold_loss"].sum() / sums["count"].sum())
 
     found = measured(step, steps, size, before)

@@ -38,6 +38,9 @@ STAGES = {
     "pipeline": ("pipeline", "PipelineConfig", "all stages in order, from text to report"),
 }
 
+TOGETHER = ("train", "predict", "pipeline")
+"""Stages that all processes of a job work on; the others run on its leading process alone."""
+
 _IMPORT = re.compile(r"(import|from) ")
 
 
@@ -65,23 +68,44 @@ def _main(arguments: Sequence[str] | None) -> int:
     if not arguments or arguments[0] == "help" or {"-h", "--help"} & set(arguments):
         print(usage())
         return 0 if arguments else 2
+    run = functools.partial(_status_of, functools.partial(_run, arguments))
+    return run() if arguments[0] in TOGETHER else _lead_alone(run)
+
+
+def _run(arguments: Sequence[str]) -> None:
     dry_run = "--dry_run" in arguments
+    stage, gin_files, search_paths, bindings = parse([argument for argument in arguments if argument != "--dry_run"])
+    with _quiet_libraries():
+        importlib.import_module(f"mergedistill_jax.{STAGES[stage][0]}")
+    if dry_run:
+        print(describe_stage(stage, gin_files, bindings, search_paths))
+    else:
+        run_stage(stage, gin_files, bindings, search_paths)
+
+
+def _status_of(function: Callable[[], object]) -> int:
+    """Calls a function; 0, or 2 after one line on standard error about wrong input."""
     try:
-        stage, gin_files, search_paths, bindings = parse(
-            [argument for argument in arguments if argument != "--dry_run"]
-        )
-        with _quiet_libraries():
-            importlib.import_module(f"mergedistill_jax.{STAGES[stage][0]}")
-        if dry_run:
-            print(describe_stage(stage, gin_files, bindings, search_paths))
-        else:
-            run_stage(stage, gin_files, bindings, search_paths)
-    except (ValueError, OSError, ArithmeticError) as error:
+        function()
+    except (ValueError, OSError, ArithmeticError, *_errors_of_paths()) as error:
         if os.environ.get("MERGEDISTILL_TRACEBACK"):
             raise
         print(f"mergedistill: {_one_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _errors_of_paths() -> tuple[type[Exception], ...]:
+    """What TensorFlow raises, beside Python's own, of a gs:// path; nothing where nobody has imported it."""
+    errors = getattr(sys.modules.get("tensorflow"), "errors", None)
+    return () if errors is None else (errors.OpError,)
+
+
+def _lead_alone(function: Callable[[], int]) -> int:
+    """Calls a function once for all processes; its exit status on each of them."""
+    if not os.environ.get("MERGEDISTILL_DISTRIBUTED"):
+        return function()
+    return importlib.import_module("mergedistill_jax.training.distributed").lead_alone(function)
 
 
 @contextlib.contextmanager
@@ -217,7 +241,14 @@ def _run_step(
     reuse: bool,
 ) -> Any:
     """Runs a step of a pipeline with the pipeline's own files and bindings, and the step's after them."""
-    return run_stage(stage, [*gin_files, gin_file], [*bindings, *step_bindings], search_paths, reuse=reuse)
+    run = functools.partial(
+        run_stage, stage, [*gin_files, gin_file], [*bindings, *step_bindings], search_paths, reuse=reuse
+    )
+    if stage in TOGETHER or not os.environ.get("MERGEDISTILL_DISTRIBUTED"):
+        return run()
+    if status := _lead_alone(functools.partial(_status_of, run)):
+        raise SystemExit(status)
+    return None
 
 
 def describe_stage(
@@ -259,6 +290,9 @@ def _where(gin_files: Sequence[str]) -> str:
     return ", ".join(gin_files) or "no gin file"
 
 
+_GIN_ERRORS = (ValueError, OSError, TypeError, SyntaxError, RuntimeError, ImportError, AttributeError, KeyError)
+
+
 @contextlib.contextmanager
 def _usage_errors(gin_files: Sequence[str]) -> Iterator[None]:
     """Turns what gin raises, and what the references in its files raise, into one line that names the files."""
@@ -266,7 +300,7 @@ def _usage_errors(gin_files: Sequence[str]) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except (ValueError, OSError, TypeError, SyntaxError, RuntimeError, ImportError, AttributeError, KeyError) as error:
+    except (*_GIN_ERRORS, *_errors_of_paths()) as error:
         raise UsageError(f"{_where(gin_files)}: {_explained(error)}") from error
 
 

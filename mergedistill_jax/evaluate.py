@@ -29,6 +29,7 @@ from mergedistill_jax.training.checkpoints import Checkpoints, read_run
 from mergedistill_jax.training.metrics import read_log
 from mergedistill_jax.vocabulary.folder import Vocabulary as VocabularyFolder
 from mergedistill_jax.vocabulary.folder import read_vocabulary
+from mergedistill_jax.vocabulary.id_map import IdMap
 
 FINETUNE_RESULT = "result.json"
 TAGGING_METRICS = {"pos": {"tagging_f1": "tagging_f1"}, "ner": {"entity_f1": "ner_f1"}}
@@ -86,9 +87,11 @@ def evaluate(config: EvaluateConfig) -> Report:
     students = {name: _student(folder, vocabulary) for name, folder in config.students.items()}
     finetuned = {name: _finetuned(folders) for name, folders in config.finetuned.items()}
 
-    scores: dict[str, dict[str, dict[str, float]]] = {"baseline": _baselines(config, manifests)}
+    # Where the union was cut, its students are not asked for every word: nobody is asked for the others then.
+    id_maps = {language: _id_map(vocabulary, manifest) for language, manifest in manifests.items()}
+    scores: dict[str, dict[str, dict[str, float]]] = {"baseline": _baselines(config, manifests, id_maps)}
     scores["teacher"] = {
-        language: score_teacher(teacher, manifests[language], config.batch_size).metrics()
+        language: score_teacher(teacher, manifests[language], config.batch_size, id_maps[language]).metrics()
         for language, teacher in teachers.items()
     }
     mixtures = {"": mixture}
@@ -135,6 +138,10 @@ def _teacher(folder: str, manifest: Manifest) -> Teacher:
     return load_teacher(folder, max_length=identity.max_length, k=max(identity.k, 1))
 
 
+def _id_map(vocabulary: VocabularyFolder, manifest: Manifest) -> IdMap:
+    return vocabulary.id_map(vocabulary.member_of(manifest.identity.vocabulary_hash, manifest.folder / MANIFEST_NAME))
+
+
 def _student(folder: str, vocabulary: VocabularyFolder) -> tuple[EncoderConfig, Any]:
     """The newest checkpoint of a run over the same vocabulary."""
     run = read_run(folder)
@@ -143,7 +150,7 @@ def _student(folder: str, vocabulary: VocabularyFolder) -> tuple[EncoderConfig, 
             f"{folder}/run.json: field vocabulary_hash: found {run.vocabulary_hash}, expected {vocabulary.hash}"
             f" of {vocabulary.folder}"
         )
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, alone=True)
     params = checkpoints.restore_params()
     checkpoints.close()
     return EncoderConfig(**run.model), params
@@ -170,13 +177,15 @@ def _student_scores(
     return found
 
 
-def _baselines(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> dict[str, dict[str, float]]:
+def _baselines(
+    config: EvaluateConfig, manifests: Mapping[str, Manifest], id_maps: Mapping[str, IdMap]
+) -> dict[str, dict[str, float]]:
     found = {}
     for language, folder in config.train_records.items():
         train = read_manifest(folder).require_complete().require_undamaged()
         expected = {"vocabulary_hash": manifests[language].identity.vocabulary_hash}
         require_equal(train.folder / MANIFEST_NAME, dataclasses.asdict(train.identity), expected)
-        found[language] = score_baseline(train, manifests[language])
+        found[language] = score_baseline(train, manifests[language], id_maps[language])
     return found
 
 
@@ -268,9 +277,12 @@ def _report(
         f"{len(config.teachers)} teachers ({', '.join(languages)}), each with its own vocabulary, and one student over"
         f" the union of {vocabulary.size:,} tokens, on the same {mixture.records:,} held-out masked sequences."
     )
+    scored = {language: models.get("teacher", {}).get("scored_share") for language, models in languages.items()}
+    told = ", ".join(f"{share:.1%} in {language}" for language, share in scored.items() if share is not None)
+    left_out = f"Scored are the masked tokens that the students' vocabulary has: {told}." if told else None
     return Report(
         title=config.title,
-        summary=[summary],
+        summary=[summary, *([left_out] if left_out else [])],
         languages=languages,
         seconds=sum(per_stage.values()),
         seconds_per_stage=per_stage,

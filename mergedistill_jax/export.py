@@ -55,7 +55,7 @@ def export(config: ExportConfig) -> None:
             f"{vocabulary.folder}: field hash: found {vocabulary.hash}, expected {run.vocabulary_hash} of {config.run}"
         )
     encoder = EncoderConfig(**run.model)
-    checkpoints = Checkpoints(config.run)
+    checkpoints = Checkpoints(config.run, alone=True)
     step, params = checkpoints.latest_step, checkpoints.restore_params()
     checkpoints.close()
     print(f"export: step {step:,} of {config.run} -> {config.output}")

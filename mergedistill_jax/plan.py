@@ -19,7 +19,7 @@ from mergedistill_jax.planning.flops import useful_flops
 from mergedistill_jax.planning.outcome import Candidate, Outcome, Prediction, Scaling, best_of
 from mergedistill_jax.planning.records import bytes_per_token, record_bytes
 from mergedistill_jax.planning.search import candidates, described
-from mergedistill_jax.planning.students import TrainSettings, lower_step, varied
+from mergedistill_jax.planning.students import TrainSettings, lower_step, run_settings, varied
 from mergedistill_jax.planning.teachers import known_config, lower_predict
 from mergedistill_jax.planning.topology import Topology, open_topology
 from mergedistill_jax.teachers.recipe import StudentRecipe
@@ -49,9 +49,10 @@ class PlanConfig:
         corpus_tokens: by language, in the teacher's tokens.
         tokens_per_language: of the languages that are not named there; None: they are left out.
         draws: masks of every sequence.
-        candidates: how many ways to run the step are compiled, a minute or two each for BERT-base.
+        candidates: how many ways to run the step are compiled, three or four minutes each for BERT-base.
         variants: which, as changes to fields of the run or of its model; None: those of planning/search.py.
         scale_to: a larger slice to compile the best one for too, with as many sequences per chip.
+        compiled: folder of compiled programs, which are not compiled again by this or another plan; None: none is kept.
     """
 
     output: str
@@ -74,6 +75,7 @@ class PlanConfig:
     candidates: int = 1
     variants: Sequence[Mapping[str, Any]] | None = None
     scale_to: str | None = None
+    compiled: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_length", "sources", "candidates", "draws", "predict_batch_size"):
@@ -101,6 +103,7 @@ def plan(config: PlanConfig) -> Outcome:
         vocabulary_origin=origin,
         length=config.max_length,
         steps=config.train.steps,
+        run=run_settings(config.train, vocabulary_size),
         candidates=tried,
         best=best,
         scaling=_scaling(config, best, vocabulary_size) if config.scale_to else None,
@@ -132,6 +135,8 @@ def _vocabulary(config: PlanConfig) -> tuple[int, str]:
 
 def _shape(config: PlanConfig) -> BatchShape:
     sources = sum(len(teacher.languages) for teacher in config.student.teachers) if config.student else config.sources
+    # Only the metrics' sums are that long. As a power of two, so that students of one size are one program.
+    sources = 1 << (sources - 1).bit_length()
     predictions = config.masking.max_predictions(config.max_length)
     return BatchShape(length=config.max_length, predictions=predictions, k=config.k, sources=sources)
 
@@ -144,7 +149,7 @@ def _candidate(config: PlanConfig, changes: Mapping[str, Any], vocabulary_size: 
     compiled: Compiled | None = None
     problem, needed = "", None
     try:
-        compiled = compile_for(step.lowered, topology)
+        compiled = compile_for(step.lowered, topology, folder=config.compiled, options=step.options)
     except DoesNotFitError as error:
         problem, needed = str(error), error.needed
     masked = step.sequences_per_chip * config.max_length * config.masking.rate
@@ -198,7 +203,8 @@ def _prediction(config: PlanConfig, topology: Topology) -> Prediction | None:
     compiled: Compiled | None = None
     problem = ""
     try:
-        compiled = compile_for(step.lowered, dataclasses.replace(topology, devices=topology.devices[:1]))
+        one = dataclasses.replace(topology, devices=topology.devices[:1])
+        compiled = compile_for(step.lowered, one, folder=config.compiled)
     except DoesNotFitError as error:
         problem = str(error)
     masked = config.predict_batch_size * config.max_length * config.masking.rate

@@ -83,6 +83,8 @@ class PredictConfig:
         for field in ("draws", "documents_per_shard", "batch_size"):
             if getattr(self, field) < 1:
                 raise ValueError(f"PredictConfig.{field}: found {getattr(self, field)}, expected at least 1")
+        if self.max_length < 3:  # [CLS], a piece, [SEP]
+            raise ValueError(f"PredictConfig.max_length: found {self.max_length}, expected at least 3")
         require_dtype(self.dtype)
         require_packing(self.packing)
         require_targets(self.targets, self.samples, self.k)

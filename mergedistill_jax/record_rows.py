@@ -20,6 +20,7 @@ from mergedistill_jax.schema import (
     HEAD_WORDS,
     WORD_BITS,
     Layout,
+    Record,
     RecordError,
     _v1_names,
     _v1_unpacked,
@@ -63,6 +64,18 @@ def decode_records(serialized: Sequence[bytes], layout: Layout) -> RecordRows:
             decode_record(one, layout)  # says what is wrong
         raise RecordError(f"records: found some that contradict one another, expected records of {layout}")
     return rows
+
+
+def rows_of(records: Sequence[Record]) -> RecordRows:
+    """Records that are decoded already, at least one."""
+    return RecordRows(
+        lengths=np.array([len(record.input_ids) for record in records]),
+        counts=np.array([len(record.gold_ids) for record in records]),
+        **{
+            name: np.concatenate([getattr(record, name) for record in records])
+            for name in ("input_ids", "masked_positions", "gold_ids", "top_ids", "top_log_probs")
+        },
+    )
 
 
 def ranges(starts: Int[np.ndarray, " r"], counts: Int[np.ndarray, " r"]) -> Int[np.ndarray, " n"]:

@@ -21,32 +21,37 @@ from mergedistill_jax.data.batches import (
 )
 from mergedistill_jax.data.prefetch import placed_ahead
 from mergedistill_jax.models.encoder import EncoderConfig, config_fields
-from mergedistill_jax.models.heads import MaskedLanguageModel, masked_language_model
+from mergedistill_jax.models.heads import masked_language_model
 from mergedistill_jax.models.huggingface import require_bert
 from mergedistill_jax.models.layers import LayerLoop
 from mergedistill_jax.models.placement import Placement
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.start import StartConfig, start_from_teachers
 from mergedistill_jax.training.checkpoints import CheckpointError, Checkpoints, Run, open_run
-from mergedistill_jax.training.distributed import from_host, say, to_host
+from mergedistill_jax.training.distributed import from_host, leads, say, to_host, votes_of_processes
 from mergedistill_jax.training.journal import Journal
 from mergedistill_jax.training.losses import DistillationConfig
-from mergedistill_jax.training.metrics import MetricSums
+from mergedistill_jax.training.metrics import MetricSums, read_log
+from mergedistill_jax.training.microbatches import require_reduce
 from mergedistill_jax.training.nonfinite import FiniteWatch, NonFiniteError
 from mergedistill_jax.training.optimizer import AdamWConfig
 from mergedistill_jax.training.partitioning import (
     ACTIVATION_AXES,
     LocalRows,
+    batch_parts,
     local_rows,
     make_mesh,
     place_batch,
     vocabulary_shards,
 )
-from mergedistill_jax.training.program import BatchShape, Program, run_program
+from mergedistill_jax.training.program import BatchShape, Program, compile_step, run_program
 from mergedistill_jax.training.schedules import GoldWeight
 from mergedistill_jax.training.shutdown import Preempted, StopRequest
 from mergedistill_jax.training.step import StepConfig, TrainState, make_eval_step
 from mergedistill_jax.vocabulary.folder import read_vocabulary
+
+_HELDOUT = "heldout/"
+"""Begins the names of held-out numbers in the log."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,8 +67,13 @@ class TrainConfig:
         k: predictions used per position; all that are stored by default.
         start: where a student's first parameters come from; None: all are drawn at random.
         gold_weight: lambda over training.
-        heldout: mixture to evaluate on every `evaluate_every` steps and at the end, or None.
+        heldout: mixture to evaluate on every `evaluate_every` steps and at the end, or None. What is saved too is saved
+            first; where the sitting ends in between, the next one begins with the evaluation.
         evaluate_every: None: never, although held-out records are named.
+        num_microbatches: parts that a step takes its batch in, for memory, and the size of what is evaluated at a time.
+            They change no number beyond rounding, and dropout neither.
+        reduce_gradients: when the gradients of microbatches cross the chips: once a "step", or with every "microbatch",
+            which needs less memory where fsdp_parallelism divides the parameters; see training/microbatches.py.
         model_parallelism: devices that share the width and the vocabulary of one copy of the model.
         fsdp_parallelism: groups of devices over which parameters and optimizer state are divided; what is left of the
             devices is the data axis.
@@ -85,6 +95,7 @@ class TrainConfig:
     gold_weight: GoldWeight = GoldWeight()
     distillation: DistillationConfig = DistillationConfig()
     num_microbatches: int = 1
+    reduce_gradients: str = "step"
     model_parallelism: int = 1
     fsdp_parallelism: int = 1
     vocabulary_chunk: int = 2048
@@ -122,6 +133,7 @@ class TrainConfig:
                 f" num_microbatches={self.num_microbatches}"
             )
         LayerLoop(scan=self.scan_layers, rematerialise=self.rematerialise)  # refuses what it does not know
+        require_reduce(self.reduce_gradients)
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"TrainConfig.dtype: found {self.dtype!r}, expected 'float32' or 'bfloat16'")
 
@@ -151,7 +163,8 @@ def train(config: TrainConfig) -> TrainState:
     loop = LayerLoop(scan=config.scan_layers, rematerialise=config.rematerialise)
     model = masked_language_model(encoder, jnp.dtype(config.dtype), Placement(mesh=mesh, **ACTIVATION_AXES), loop)
     apply_fn = functools.partial(model.apply, method="projection")
-    program = _program(config, model, mixture, mesh)
+    program = run_program(model, config, _shape(mixture), mesh)
+    step_fn = compile_step(program, _shape(mixture), config.batch_size)
 
     state, resumed = _first_state(config, program, checkpoints, mixture)
     start = int(state.step)
@@ -169,11 +182,41 @@ def train(config: TrainConfig) -> TrainState:
         resumed=resumed,
     )
     stream = placed_ahead(made, lambda batch: place_batch(batch, mesh, rows))
-    state = _loop(config, mixture, state, program.train_step, evaluate, checkpoints, journal, rows, stream)
+    measured = _Heldout(config=config, evaluate=evaluate, journal=journal)
+    state, leaves_work = _loop(config, mixture, state, step_fn, measured, checkpoints, journal, rows, stream)
     checkpoints.close()
     journal.close()
-    _tell_the_end(config, int(state.step))
+    _tell_the_end(config, int(state.step), leaves_work=leaves_work)
     return state
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Heldout:
+    """Which steps are evaluated, and their numbers in the log."""
+
+    config: TrainConfig
+    evaluate: Callable[[Any, Callable[[], bool]], dict[str, float] | None] | None
+    journal: Journal
+
+    def due(self, step: int) -> bool:
+        """Whether a step is one of them."""
+        every = self.config.evaluate_every or self.config.steps
+        return self.evaluate is not None and step > 0 and (step % every == 0 or step == self.config.steps)
+
+    def owed(self, step: int) -> bool:
+        """Whether the sitting before was ended between saving this step and evaluating it; alike on all processes."""
+        if not self.due(step):
+            return False
+        rows = read_log(self.config.output) if leads() else []
+        here = any(row["step"] == step and any(name.startswith(_HELDOUT) for name in row) for row in rows)
+        return not int(votes_of_processes(here))
+
+    def log(self, step: int, params: Any, asked_to_leave: Callable[[], bool]) -> bool:
+        """Evaluates and logs; False where the run was asked to leave before the numbers were there."""
+        numbers = self.evaluate(params, asked_to_leave) if self.evaluate else {}
+        if numbers:
+            self.journal.write(step, numbers)
+        return numbers is not None
 
 
 def _loop(
@@ -181,41 +224,51 @@ def _loop(
     mixture: RecordMixture,
     state: TrainState,
     step_fn: Callable[..., tuple[TrainState, dict[str, Any]]],
-    evaluate: Callable[[Any], dict[str, float]] | None,
+    heldout: _Heldout,
     checkpoints: Checkpoints,
     journal: Journal,
     rows: LocalRows,
     stream: Iterator[tuple[Any, Any]],
-) -> TrainState:
+) -> tuple[TrainState, bool]:
+    """The state after the last step of this sitting, and whether SIGTERM ended it with work left."""
     start = int(state.step)
     stop = min(config.steps, config.stop_after or config.steps)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     watch = FiniteWatch(config.output, rows.numbers)
     with StopRequest() as request, _finished_on_broken_steps(checkpoints):
+        if heldout.owed(start) and not heldout.log(start, state.params, request.agreed):
+            return state, True
+        journal.speed.restart()
         for step in range(start + 1, stop + 1):
             batch, placed = journal.speed.next_of(stream)
             state, sums = step_fn(state, placed, key)
             watch.add(step, batch, sums)
             journal.add(rows.to_count(batch), sums)
-            leaves = request.agreed() or step == stop
-            last = step == config.steps  # of the run: where a sitting ends, only the checkpoint tells
-            logs = step % config.log_every == 0 or last
-            evaluates = evaluate is not None and (step % (config.evaluate_every or config.steps) == 0 or last)
-            saves = leaves or step % config.save_every == 0
+            asked = request.agreed()
+            # The last step of the run, that is: where a sitting ends, only the checkpoint tells.
+            logs = step % config.log_every == 0 or step == config.steps
+            evaluates = heldout.due(step)
+            saves = asked or step == stop or step % config.save_every == 0
             if not (logs or evaluates or saves):
                 continue
-            watch.drain(state.params if saves else None)
+            watch.drain(state.params if saves or evaluates else None)
             if logs:
                 journal.log_means(step)
-            if evaluate and evaluates:
-                journal.write(step, evaluate(state.params))
             if saves:
-                position = _position(step, mixture, journal.save(step))
-                checkpoints.save(step, state, position=position, force=True)
+                _save(checkpoints, step, state, mixture, journal)
+            if evaluates and not asked:
+                checkpoints.wait()  # an evaluation that breaks, or is killed, costs no saved step
+                asked = not heldout.log(step, state.params, request.agreed)
+                if asked and not saves:
+                    _save(checkpoints, step, state, mixture, journal)
             journal.speed.restart()
-            if leaves:
-                break
-    return state
+            if asked:
+                return state, evaluates or step < stop
+    return state, False
+
+
+def _save(checkpoints: Checkpoints, step: int, state: TrainState, mixture: RecordMixture, journal: Journal) -> None:
+    checkpoints.save(step, state, position=_position(step, mixture, journal.save(step)), force=True)
 
 
 @contextlib.contextmanager
@@ -228,9 +281,9 @@ def _finished_on_broken_steps(checkpoints: Checkpoints) -> Iterator[None]:
         raise
 
 
-def _tell_the_end(config: TrainConfig, step: int) -> None:
+def _tell_the_end(config: TrainConfig, step: int, *, leaves_work: bool) -> None:
     say(f"train: {step:,} of {config.steps:,} steps done, checkpoints and logs in {config.output}")
-    if step < min(config.steps, config.stop_after or config.steps):
+    if leaves_work:
         say("train: asked to leave by SIGTERM; the same command goes on from here")
         raise Preempted
     say("next: mergedistill export, then mergedistill evaluate")
@@ -273,9 +326,14 @@ def _position(step: int, mixture: RecordMixture, metric_sums: Mapping[str, Any])
 
 
 def _evaluate(
-    apply_fn: Callable[..., Any], heldout: RecordMixture, config: TrainConfig, mesh: Mesh, params: Any
-) -> dict[str, float]:
-    """Held-out numbers, named `heldout/...`."""
+    apply_fn: Callable[..., Any],
+    heldout: RecordMixture,
+    config: TrainConfig,
+    mesh: Mesh,
+    params: Any,
+    asked_to_leave: Callable[[], bool],
+) -> dict[str, float] | None:
+    """Held-out numbers, named `heldout/...`; None where the run is asked to leave before they are there."""
     step_config = StepConfig(
         num_sources=len(heldout.sources),
         has_teacher=heldout.k > 0,
@@ -284,11 +342,15 @@ def _evaluate(
     )
     eval_fn = _compiled_eval(apply_fn, step_config, mesh)
     sums = MetricSums({"language": heldout.languages})
-    rows = local_rows(config.batch_size, mesh)
-    made = evaluation_batches(heldout, config.batch_size, rows=rows.numbers)
+    parts = batch_parts(mesh)
+    batch_size = -(-config.batch_size // config.num_microbatches // parts) * parts  # no more than fits a step
+    rows = local_rows(batch_size, mesh)
+    made = evaluation_batches(heldout, batch_size, rows=rows.numbers)
     for _, placed in placed_ahead(made, lambda batch: place_batch(batch, mesh, rows)):
+        if asked_to_leave():
+            return None
         sums.add(eval_fn(params, placed))
-    return {f"heldout/{name}": value for name, value in sums.means().items()}
+    return {f"{_HELDOUT}{name}": value for name, value in sums.means().items()}
 
 
 @functools.cache
@@ -297,14 +359,13 @@ def _compiled_eval(apply_fn: Callable[..., Any], step_config: StepConfig, mesh: 
     return jax.jit(make_eval_step(apply_fn, step_config), out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
-def _program(config: TrainConfig, model: MaskedLanguageModel, mixture: RecordMixture, mesh: Mesh) -> Program:
-    shape = BatchShape(
+def _shape(mixture: RecordMixture) -> BatchShape:
+    return BatchShape(
         length=mixture.max_length,
         predictions=mixture.max_predictions,
         k=mixture.k,
         sources=len(mixture.sources),
     )
-    return run_program(model, config, shape, mesh)
 
 
 def _started(state: TrainState, shardings: Any, start: StartConfig, mixture: RecordMixture) -> TrainState:

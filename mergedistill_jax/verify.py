@@ -9,7 +9,7 @@ from etils import epath
 from mergedistill_jax.evaluation.folder_checks import Tally, check_shards, read_folder
 from mergedistill_jax.evaluation.folder_report import FolderReport, report_of, reports_text
 from mergedistill_jax.evaluation.remasking import masked_again, remasking_problem, shards_of_corpus
-from mergedistill_jax.evaluation.replay import Replay, located, replay, sample_numbers
+from mergedistill_jax.evaluation.replay import Replayer, located, sample_numbers
 from mergedistill_jax.files import write_atomically
 from mergedistill_jax.manifest import (
     MANIFEST_NAME,
@@ -22,6 +22,7 @@ from mergedistill_jax.manifest import (
 )
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.hub import Source, find_teacher
+from mergedistill_jax.teachers.inference import Teacher
 from mergedistill_jax.teachers.loading import load_teacher, model_hash
 from mergedistill_jax.teachers.writer import corpus_documents
 from mergedistill_jax.training.progress import Progress
@@ -188,21 +189,29 @@ def _verify_folder(config: VerifyConfig, folder: str, partner: _Partner | None) 
     )
     tokenizer = partner.tokenizer if partner else None
     progress = Progress(len(manifest.shards), "shard", "verify")
-    sample = config.sample if partner and partner.is_teacher else 0
-    check_shards(manifest, tally, tokenizer, sample=sample, seed=config.seed, on_shard=progress.update)
+    replayer = _replayer(config, identity, partner.source) if partner and partner.is_teacher else None
+    check_shards(
+        manifest,
+        tally,
+        tokenizer,
+        sample=config.sample if replayer else 0,
+        seed=config.seed,
+        on_sample=replayer.add if replayer else lambda _: None,
+        on_shard=progress.update,
+    )
+    replayed, differing = replayer.finish() if replayer else (None, {})
     if not tally.problems:  # else what goes to standard error is the one line that says so
         progress.close()
     remasked = _remask(config, manifest, tokenizer, tally) if config.corpus and tokenizer else None
-    replayed = _replay(config, manifest, partner.source, tally) if partner and tally.sampled else None
+    tally.problems += [located(manifest.folder, *place, problem) for place, problem in differing.items()]
     return report_of(folder, manifest, tally, replayed, remasked)
 
 
-def _replay(config: VerifyConfig, manifest: Manifest, source: Source, tally: Tally) -> Replay:
-    identity = manifest.identity
-    teacher = load_teacher(source.folder, max_length=identity.max_length, k=identity.k)
-    found, problems = replay(teacher, tally.sampled, identity, batch_size=config.batch_size, tolerance=config.tolerance)
-    tally.problems += [located(manifest.folder, *place, problem) for place, problem in problems.items()]
-    return found
+def _replayer(config: VerifyConfig, identity: Identity, source: Source) -> Replayer:
+    def teacher() -> Teacher:
+        return load_teacher(source.folder, max_length=identity.max_length, k=identity.k)
+
+    return Replayer(teacher, identity, batch_size=config.batch_size, tolerance=config.tolerance)
 
 
 def _remask(config: VerifyConfig, manifest: Manifest, tokenizer: TeacherTokenizer, tally: Tally) -> int:

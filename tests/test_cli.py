@@ -449,6 +449,19 @@ def test_a_missing_checkpoint_is_refused_by_export(tmp_path: Path, capfd: pytest
     assert message == f"{tmp_path}/nowhere/run.json: not found, expected a folder written by `mergedistill train`"
 
 
+def test_a_bucket_that_cannot_be_read_is_one_line(
+    settings: str, merge: Merge, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """TensorFlow's own errors, from a stage and from what a gin file calls; it has no file system for s3."""
+    given = flags(RUN="s3://bucket/run", OUTPUT=str(tmp_path / "out"), LANGUAGES=("en",))
+    message = refusal(["export", "--gin_file=gin/runs/export.gin", *given], tmp_path, capfd)
+    assert message == "File system scheme 's3' not implemented (file: 's3://bucket/run/run.json')"
+    given = flags(TEXT="s3://bucket/*.txt", TEACHER=merge.teachers["en"], OUTPUT=str(tmp_path / "out"))
+    message = refusal(["predict", settings, "--gin_file=gin/runs/predict.gin", *given], tmp_path, capfd)
+    assert "File system scheme 's3' not implemented" in message
+    assert message.startswith(settings.removeprefix("--gin_file="))
+
+
 def test_a_program_error_is_not_disguised_as_wrong_input(merge: Merge, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_config: object) -> None:
         raise AttributeError("a bug")

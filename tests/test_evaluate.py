@@ -2,20 +2,23 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from small_merge import MAX_LENGTH, K, Merge, add_corpus, make_merge, train_config
+from small_merge import MAX_LENGTH, MODEL, K, Merge, add_corpus, make_merge, train_config
 from transformers import AutoModelForMaskedLM
 
 from mergedistill_jax.corpus.masking import MaskingConfig
 from mergedistill_jax.data.batches import describe_mixture
 from mergedistill_jax.evaluate import EvaluateConfig, evaluate
+from mergedistill_jax.evaluation import masked_words
 from mergedistill_jax.evaluation.masked_words import (
     all_records,
     score_baseline,
@@ -26,9 +29,10 @@ from mergedistill_jax.evaluation.masked_words import (
 from mergedistill_jax.evaluation.report import Report
 from mergedistill_jax.manifest import Manifest, open_for_writing, read_manifest, write_shard
 from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.models.heads import masked_language_model
 from mergedistill_jax.models.huggingface import load_masked_lm
 from mergedistill_jax.predict import PredictConfig, predict
-from mergedistill_jax.schema import RecordError
+from mergedistill_jax.schema import Record, RecordError
 from mergedistill_jax.stage_log import StageTime, write_stage_time
 from mergedistill_jax.teachers.loading import load_teacher
 from mergedistill_jax.train import train
@@ -88,6 +92,66 @@ def test_a_student_that_is_its_teacher_has_its_scores_exactly(merge: Merge, tmp_
     expected = score_teacher(load_teacher(teacher, max_length=32, k=K), read_manifest(merge.heldout["en"]), 8).metrics()
     assert student.pop("teacher_agreement") == 1.0
     assert student == expected
+
+
+def test_a_teacher_is_scored_on_the_positions_of_a_student_that_lacks_some_tokens(merge: Merge, tmp_path: Path) -> None:
+    """A third of the labels is gone and no input: the student that is its teacher has its scores exactly, again."""
+    teacher = merge.teachers["en"]
+    tokenizer = load_tokenizer(teacher)
+    ids = np.arange(len(tokenizer.tokens), dtype=np.int32)
+    cut = IdMap(labels=np.where(ids % 3, ids, DROPPED), ids=ids, starts=np.arange(len(ids) + 1, dtype=np.int64))
+    write_vocabulary(tmp_path, tokenizer, {"en": (tokenizer, cut)}, {})
+    mixture = describe_mixture(add_students_mixture([merge.heldout["en"]], str(tmp_path), name="small_cut_labels"))
+    manifest = read_manifest(merge.heldout["en"])
+    found = score_teacher(load_teacher(teacher, max_length=32, k=K), manifest, 8, cut)
+    student = score_student(*load_masked_lm(teacher), mixture, 8)["en"]
+    assert (found.count, found.correct, found.nll_nats) == (student.count, student.correct, student.nll_nats)
+
+    gold, best = (np.concatenate(arrays) for arrays in zip(*map(answers, all_records(manifest)), strict=True))
+    kept = (gold % 3 > 0) & (best % 3 > 0).any(axis=1)
+    assert found.count == kept.sum() < len(kept) == found.positions
+    assert found.metrics()["scored_share"] == kept.mean()
+    most = np.bincount(np.concatenate([one.gold_ids for one in all_records(manifest)])).argmax()
+    expected = {"masked_accuracy": float((gold[kept] == most).mean())}
+    assert score_baseline(manifest, manifest, cut) == pytest.approx(expected)
+
+
+def answers(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    return record.gold_ids, record.top_ids
+
+
+def test_scoring_holds_one_batch_and_places_the_parameters_once(merge: Merge, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, seen = 0, []
+    score, records = masked_words._hits_and_loss, masked_words.all_records
+
+    def counted(manifest: Manifest) -> Iterator[Record]:
+        nonlocal read
+        for record in records(manifest):
+            read += 1
+            yield record
+
+    def watched(params: Any, *arrays: Any, **static: Any) -> Any:
+        seen.append((read, jax.tree.leaves(params)))
+        return score(params, *arrays, **static)
+
+    monkeypatch.setattr(masked_words, "all_records", counted)
+    monkeypatch.setattr(masked_words, "_hits_and_loss", watched)
+    manifest = read_manifest(merge.heldout["en"])
+    score_teacher(load_teacher(merge.teachers["en"], max_length=32, k=K), manifest, 2)
+    assert [count for count, _ in seen] == [*range(2, manifest.records, 2), manifest.records]
+    name = add_students_mixture([merge.heldout["en"]], merge.vocabulary, name="small_placed")
+    encoder = EncoderConfig(
+        **{**MODEL.keywords, "vocab_size": describe_mixture(name).vocabulary_size, "max_length": 32}
+    )
+    shapes = (jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool), jnp.zeros((1, 1), jnp.int32))
+    params = jax.device_get(nn.unbox(masked_language_model(encoder).init(jax.random.key(0), *shapes))["params"])
+    teacher_calls = len(seen)
+    score_student(encoder, params, describe_mixture(name), 2)
+    for calls in (seen[:teacher_calls], seen[teacher_calls:]):
+        assert len(calls) > 1
+        for _, leaves in calls:
+            assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+            assert list(map(id, leaves)) == list(map(id, calls[0][1]))
 
 
 def test_the_baseline_answers_the_token_hidden_most_often_in_training(merge: Merge) -> None:

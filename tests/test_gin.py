@@ -3,6 +3,7 @@
 import dataclasses
 import lzma
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mergedistill_jax.train import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = ("gin/runs/demo.gin", "gin/experiments/wikipedia_four.gin")
+PUBLISHED = "gin/experiments/published_teachers.gin"
 STAGE_OF = {
     "learn_vocabulary": "vocab",
     "union": "vocab",
@@ -38,6 +40,10 @@ STAGE_OF = {
     "evaluate": "evaluate",
     "evaluate_both": "evaluate",
 }
+SHOWN_IN_WORDS = {"finetune_routed", "evaluate_both", "student_started", "student_started_aligned"}
+"""As another file's command, or only by the pipeline."""
+WITH_PUBLISHED = ("union", "union_cut", "predict", "compare", "student", "export", "finetune", "evaluate")
+"""Files whose command is whole with the settings for published teachers."""
 INCLUDED_ONLY = {"train"}
 """Parts of other files."""
 
@@ -201,13 +207,42 @@ def test_commands_in_the_files_can_be_parsed() -> None:
     """The command that a stage's file shows names that file, its stage, and macros that it reads."""
     for stage_file, stage in STAGE_OF.items():
         text = (ROOT / "gin" / "runs" / f"{stage_file}.gin").read_text()
-        if stage_file in ("finetune_routed", "evaluate", "evaluate_both", "student_started", "student_started_aligned"):
-            continue  # shown in words: as another file, or only by the pipeline
+        if stage_file in SHOWN_IN_WORDS:
+            continue
         command = " ".join(re.findall(r"^#   ? ?(.*?)\\?$", text, re.MULTILINE))
         assert f"mergedistill {stage} " in command, stage_file
         assert f"--gin_file=gin/runs/{stage_file}.gin" in command
         read = set(re.findall(r"%(\w+)", text_with_includes(f"gin/runs/{stage_file}.gin")))
         assert set(re.findall(r"--gin\.(\w+)=", command)) <= read
+
+
+def commands_in(text: str, settings: str) -> list[list[str]]:
+    """Arguments of the whole commands that a text shows, with the published teachers' settings."""
+    lines = re.sub(r"\\\n#?", "", text)
+    commands = re.findall(r"^#? +mergedistill (\w+ .*?--gin_file=.*?)$", lines, re.MULTILINE)
+    return [
+        [part for part in shlex.split(command.replace(settings, PUBLISHED), comments=True) if part != "--dry_run"]
+        for command in commands
+        if " $at" not in command
+    ]
+
+
+def parsed(command: list[str]) -> str:
+    """The stage of a command that names macros that are read, and leaves none without a value."""
+    stage, files, paths, bindings = cli.parse(command)
+    cli._parse_files(files, bindings, paths)
+    return stage
+
+
+def test_the_commands_of_the_readme_give_every_value_that_is_read() -> None:
+    commands = commands_in((ROOT / "README.md").read_text(), "my.gin")
+    assert {parsed(command) for command in commands} == set(cli.STAGES) - {"pipeline"}
+
+
+@pytest.mark.parametrize("stage_file", WITH_PUBLISHED)
+def test_the_command_of_a_file_gives_every_value_that_published_teachers_leave_open(stage_file: str) -> None:
+    commands = commands_in((ROOT / "gin" / "runs" / f"{stage_file}.gin").read_text(), "SETTINGS")
+    assert {parsed(command) for command in commands} == {STAGE_OF[stage_file]}
 
 
 def test_a_routed_tagger_is_the_other_one_through_a_teacher(merge: Merge, data: Path) -> None:

@@ -330,6 +330,7 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, teachers):
         ({"teacher": "a", "draws": 0}, r"PredictConfig\.draws: found 0"),
         ({"teacher": "a", "documents_per_shard": 0}, r"PredictConfig\.documents_per_shard: found 0"),
         ({"teacher": "a", "batch_size": -1}, r"PredictConfig\.batch_size: found -1"),
+        ({"teacher": "a", "max_length": 2}, r"PredictConfig\.max_length: found 2, expected at least 3"),
         ({"teacher": "a", "dtype": "float16"}, r"dtype: found 'float16', expected one of float32, bfloat16"),
         ({"teacher": "a", "worker": "2/2"}, r"worker: found '2/2', expected INDEX/COUNT"),
     ],

@@ -19,7 +19,7 @@ from killed_run import Death, train_and_die
 from small_merge import MODEL, Merge, make_merge, train_config
 
 from mergedistill_jax import cli
-from mergedistill_jax.data.batches import batches, describe_mixture
+from mergedistill_jax.data.batches import RecordMixture, batches, describe_mixture, evaluation_batches
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.loading import load_token_counts
@@ -232,6 +232,40 @@ def test_sigterm_saves_and_leaves_and_the_next_sitting_logs_what_an_undisturbed_
     assert first < asked_to_leave(config, at=4) < 20
     assert [row["step"] for row in read_log(tmp_path)] == [10]
     assert_same_run(tmp_path, train(config), undisturbed)
+
+
+@pytest.mark.slow
+def test_sigterm_ends_an_evaluation_and_the_next_sitting_does_it(
+    merge: Merge, tmp_path: Path, undisturbed: tuple[Path, TrainState]
+) -> None:
+    """Of step 20, at which nothing was to be saved: after its batch and two ahead comes the first held-out one."""
+    assert asked_to_leave(train_config(merge, tmp_path, save_every=40), at=20 + 2 + 1) == 20
+    assert not [row for row in read_log(tmp_path) if "heldout/gold_loss" in row]
+    assert_same_run(tmp_path, train(train_config(merge, tmp_path)), undisturbed)
+
+
+def test_a_run_that_only_microbatches_fit_is_evaluated_in_parts_of_their_size(
+    merge: Merge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an evaluation that breaks for memory has cost no step: the next sitting goes on with it."""
+    sizes = []
+
+    def watched(mixture: RecordMixture, batch_size: int, **rows: Any) -> Any:
+        sizes.append(batch_size)
+        if len(sizes) == 1:
+            raise MemoryError
+        return evaluation_batches(mixture, batch_size, **rows)
+
+    monkeypatch.setattr(f"{train.__module__}.evaluation_batches", watched)
+    every = {"steps": 2, "log_every": 1, "save_every": 1, "evaluate_every": 1}
+    config = train_config(merge, tmp_path, batch_size=24, num_microbatches=2, **every)
+    with pytest.raises(MemoryError):
+        train(config)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint_1"]
+    train(config)
+    assert sizes == [16] * 3  # 12, of which eight devices cannot take equal shares
+    told = [(row["step"], "heldout/gold_loss" in row) for row in read_log(tmp_path)]
+    assert told == [(1, False), (1, True), (2, False), (2, True)]
 
 
 def test_a_stage_that_was_asked_to_leave_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

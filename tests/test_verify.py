@@ -11,6 +11,7 @@ from hub_cache import NEW, OLD, add_snapshot, use_cache
 
 from mergedistill_jax import schema
 from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.evaluation import replay
 from mergedistill_jax.evaluation.folder_report import histogram
 from mergedistill_jax.evaluation.replay import sample_numbers
 from mergedistill_jax.manifest import entry_name, read_manifest, read_records, shard_name, write_shard
@@ -157,6 +158,25 @@ def test_a_sample_is_of_every_shard_and_drawn_by_the_seed(folder, teachers):
     assert drawn[0] != sample_numbers(1000, 16, 0, 4).tolist()
     assert all(len(set(one)) == 16 and one == sorted(one) for one in drawn.values())
     assert sample_numbers(3, 16, 0, 0).tolist() == [0, 1, 2]
+
+
+def test_a_sample_is_replayed_in_parts_and_what_is_found_is_the_same(folder, teachers, monkeypatch):
+    """No more than a part of it is held at a time; float32 means of float64 sums."""
+    (whole,) = verify(VerifyConfig(folder=str(folder), teacher=str(teachers["en"])))
+    predict, sizes = replay.predict_records, []
+
+    def predict_records(teacher, records, **settings):
+        sizes.append(len(records))
+        return predict(teacher, records, **settings)
+
+    monkeypatch.setattr(replay, "predict_records", predict_records)
+    monkeypatch.setattr(replay, "AT_ONCE", 1)
+    (parts,) = verify(VerifyConfig(folder=str(folder), teacher=str(teachers["en"])))
+    assert len(sizes) == SHARDS
+    assert sum(sizes) == whole.replay.records
+    for name, value in dataclasses.asdict(whole.replay).items():
+        assert getattr(parts.replay, name) == pytest.approx(value, rel=1e-5, abs=1e-6), name
+    assert dataclasses.replace(parts, replay=whole.replay) == whole
 
 
 def test_several_folders_are_reported_together_and_by_language(tmp_path, folder, teachers, capsys):

@@ -55,12 +55,18 @@ def json_documents(path: str) -> Iterator[str]:
             if not line.strip():
                 continue
             try:
-                text = json.loads(line)["text"].splitlines()
+                document = paragraphs(json.loads(line)["text"].splitlines())
+                document.encode()  # JSON can write half a character, which nothing after this could
+            except UnicodeEncodeError as error:
+                raise CorpusError(
+                    f"{path}: line {number}: field text: found the lone surrogate {error.object[error.start]!r},"
+                    " expected a string of whole characters"
+                ) from error
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CorpusError(
                     f"{path}: line {number}: field text: found {line[:40]!r}, expected a JSON object with a string"
                 ) from error
-            if document := paragraphs(text):
+            if document:
                 yield document
 
 

@@ -232,13 +232,18 @@ class _OpenFiles:
         self._files: OrderedDict[_Shard, _File] = OrderedDict()
         self._lock = threading.Lock()
 
+    # A file is closed when nothing refers to it: whoever uses its descriptor holds the file, or another thread drops it
+    # in between, and the number is already another file's.
+
     def read(self, shard: _Shard, start: int, size: int) -> bytes:
-        return os.pread(self._file(shard).descriptor, size, start)
+        file = self._file(shard)
+        return os.pread(file.descriptor, size, start)
 
     def announce(self, shard: _Shard, start: int, size: int) -> None:
         """Lets the system fetch what is about to be read, all of it at once."""
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._file(shard).descriptor, start, size, os.POSIX_FADV_WILLNEED)
+            file = self._file(shard)
+            os.posix_fadvise(file.descriptor, start, size, os.POSIX_FADV_WILLNEED)
 
     def _file(self, shard: _Shard) -> _File:
         with self._lock:

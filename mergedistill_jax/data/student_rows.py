@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from mergedistill_jax.data.records import IMPOSSIBLE_LOG_PROB
 from mergedistill_jax.record_rows import RecordRows, ranges
@@ -50,9 +50,7 @@ class ToStudent:
         if not self._injective:
             _merge(top_ids, log_probs)
         token_ids, lengths, positions = self._expanded(rows)
-        kept = (gold_ids != DROPPED) & (positions < self._max_length - 1)
-        if top_ids.shape[1]:
-            kept &= (top_ids != DROPPED).any(axis=1)
+        kept = self._learnable(gold_ids, top_ids, positions)
         record = np.repeat(np.arange(len(rows.counts)), rows.counts)
         return StudentRows(
             lengths=lengths,
@@ -63,6 +61,17 @@ class ToStudent:
             teacher_ids=np.maximum(top_ids[kept], 0),
             teacher_log_probs=log_probs[kept],
         )
+
+    def kept(self, rows: RecordRows) -> Bool[np.ndarray, " m"]:
+        """Which masked positions of the records are among the student's."""
+        labels = self._map.labels
+        return self._learnable(labels[rows.gold_ids], labels[rows.top_ids], self._expanded(rows)[2])
+
+    def _learnable(
+        self, gold_ids: Int[np.ndarray, " m"], top_ids: Int[np.ndarray, "m k"], positions: Int[np.ndarray, " m"]
+    ) -> Bool[np.ndarray, " m"]:
+        kept = (gold_ids != DROPPED) & (positions < self._max_length - 1)
+        return kept & (top_ids != DROPPED).any(axis=1) if top_ids.shape[1] else kept
 
     def _expanded(self, rows: RecordRows) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " r"], Int[np.ndarray, " m"]]:
         """The student's inputs, at most max_length per record with the last one kept; lengths; the masked positions."""

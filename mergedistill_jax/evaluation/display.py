@@ -45,6 +45,7 @@ METRICS: dict[str, Metric] = {
     "masked_accuracy": Metric(label="Masked accuracy", higher_is_better=True, percent=True),
     "pseudo_perplexity": Metric(label="Pseudo-perplexity", higher_is_better=False, log_axis=True),
     "teacher_agreement": Metric(label="Agreement with the teacher", higher_is_better=True, percent=True),
+    "scored_share": Metric(label="Masked words that the student can say", higher_is_better=None, percent=True),
     "unseen_share": Metric(label="Tokens never seen in training", higher_is_better=None, percent=True),
     "masked_accuracy_union": Metric(
         label="Masked accuracy, student's own tokenizer", higher_is_better=True, percent=True

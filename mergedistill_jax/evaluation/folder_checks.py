@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -49,14 +49,12 @@ class Tally:
         bins: masked positions by the probability outside their candidates, in BINS equal bins from 0 to 1.
         mass: its sum.
         shown: masked positions at which the input holds [MASK], the gold id, or another token.
-        sampled: records to replay.
     """
 
     problems: list[str] = dataclasses.field(default_factory=list)
     bins: Int[np.ndarray, " bins"] = dataclasses.field(default_factory=lambda: np.zeros(BINS, np.int64))
     mass: float = 0.0
     shown: Int[np.ndarray, " 3"] = dataclasses.field(default_factory=lambda: np.zeros(3, np.int64))
-    sampled: list[Sampled] = dataclasses.field(default_factory=list)
 
 
 def read_folder(folder: epath.Path, tally: Tally) -> Manifest | None:
@@ -105,15 +103,16 @@ def check_shards(
     *,
     sample: int,
     seed: int,
+    on_sample: Callable[[Sequence[Sampled]], None],
     on_shard: Callable[[], None],
 ) -> None:
-    """Checks every listed shard, and keeps a sample of its records where it is sound."""
+    """Checks every listed shard, and gives away a sample of its records where it is sound."""
     for entry in manifest.shards:
         records = _decoded(manifest, entry, tally)
         if records:
             sound = _check_records(manifest, entry, laid_out(records), tally, tokenizer)
             numbers = sample_numbers(len(records), sample, seed, entry.shard) if sound else ()
-            tally.sampled += [Sampled(shard=entry.shard, number=int(n), record=records[n]) for n in numbers]
+            on_sample([Sampled(shard=entry.shard, number=int(n), record=records[n]) for n in numbers])
         on_shard()
 
 

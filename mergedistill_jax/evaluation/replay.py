@@ -1,8 +1,9 @@
 """A teacher once more over some of the records that it made: are the stored predictions its own?"""
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,6 +22,10 @@ TOLERANCES = {
     ("sampled", "bfloat16"): 0.5,
 }
 """What rounding explains, where other devices or other batches add up in another order; of draws, one always."""
+
+
+AT_ONCE = 1024
+"""Records that wait for each other before the teacher is run, so that its batches are full."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,62 +66,90 @@ def sample_numbers(count: int, sample: int, seed: int, shard: int) -> Int[np.nda
     return np.sort(generator.permutation(count)[:sample])
 
 
-def replay(
-    teacher: Teacher, sampled: Sequence[Sampled], identity: Identity, *, batch_size: int, tolerance: float | None
-) -> tuple[Replay, dict[tuple[int, int], str]]:
-    """Runs the teacher on the sampled inputs, at least one, and compares.
+class Replayer:
+    """Runs the teacher on sampled inputs and compares: some hundreds at a time, so that a folder of any size fits."""
 
-    Args:
-        teacher: who made the records.
-        sampled: some of them, all sound.
-        identity: of their folder.
-        batch_size: of the replay.
-        tolerance: in the unit of Replay; None: TOLERANCES.
+    def __init__(
+        self, teacher: Callable[[], Teacher], identity: Identity, *, batch_size: int, tolerance: float | None
+    ) -> None:
+        """Starts with nothing compared.
 
-    Returns:
-        What was found, and of every record (shard, number) beyond the tolerance what is wrong with it.
-    """
-    drawn = identity.targets == "sampled"
-    if tolerance is None:
-        tolerance = TOLERANCES[identity.targets, identity.dtype]
-    tolerance = max(tolerance, 1 / identity.samples) if drawn else tolerance
-    replayed = predict_records(
-        teacher,
-        [one.record for one in sampled],
-        k=identity.k,
-        batch_size=batch_size,
-        length=identity.max_length,
-        max_predictions=identity.max_predictions,
-        dtype=identity.dtype,
-        sampling=Sampling(samples=identity.samples, seed=identity.seed) if drawn else None,
-    )
-    problems: dict[tuple[int, int], str] = {}
-    differences, best, candidates = [], [], []
-    for one, again in zip(sampled, replayed, strict=True):
+        Args:
+            teacher: gives who made the records; called once, when there are any to replay.
+            identity: of their folder.
+            batch_size: of the replay.
+            tolerance: in the unit of Replay; None: TOLERANCES.
+        """
+        self._teacher, self._identity = functools.cache(teacher), identity
+        self._batch_size = batch_size
+        self._drawn = identity.targets == "sampled"
+        if tolerance is None:
+            tolerance = TOLERANCES[identity.targets, identity.dtype]
+        self._tolerance = max(tolerance, 1 / identity.samples) if self._drawn else tolerance
+        self._waiting: list[Sampled] = []
+        self._records = self._positions = self._compared = self._same_best = self._same_candidates = 0
+        self._sum = self._largest = 0.0
+        self._problems: dict[tuple[int, int], str] = {}
+
+    def add(self, sampled: Sequence[Sampled]) -> None:
+        """Takes some records, all sound."""
+        self._waiting += sampled
+        if len(self._waiting) >= AT_ONCE:
+            self._run()
+
+    def finish(self) -> tuple[Replay | None, dict[tuple[int, int], str]]:
+        """What was found, None of no records; and what is wrong with every record (shard, number) that differs."""
+        if self._waiting:
+            self._run()
+        if not self._records:
+            return None, {}
+        found = Replay(
+            records=self._records,
+            positions=self._positions,
+            same_best=self._same_best / self._positions,
+            same_candidates=self._same_candidates / self._positions,
+            largest_difference=self._largest,
+            mean_difference=self._sum / self._compared,
+            tolerance=self._tolerance,
+        )
+        return found, self._problems
+
+    def _run(self) -> None:
+        identity, sampled = self._identity, self._waiting
+        self._waiting = []
+        replayed = predict_records(
+            self._teacher(),
+            [one.record for one in sampled],
+            k=identity.k,
+            batch_size=self._batch_size,
+            length=identity.max_length,
+            max_predictions=identity.max_predictions,
+            dtype=identity.dtype,
+            sampling=Sampling(samples=identity.samples, seed=identity.seed) if self._drawn else None,
+        )
+        for one, again in zip(sampled, replayed, strict=True):
+            self._compare(one, again)
+
+    def _compare(self, one: Sampled, again: Record) -> None:
         stored = one.record
-        difference = _changed_draws(stored, again) if drawn else _nats_apart(stored, again)
-        rounding = 1e-3 if drawn else np.abs(stored.top_log_probs) * HALF_PRECISION
-        within = (difference <= tolerance + rounding).all(axis=1)
+        difference = _changed_draws(stored, again) if self._drawn else _nats_apart(stored, again)
+        rounding = 1e-3 if self._drawn else np.abs(stored.top_log_probs) * HALF_PRECISION
+        within = (difference <= self._tolerance + rounding).all(axis=1)
         if not within.all():  # a NaN is not within the tolerance either
             row = int(np.argmin(within))
-            problems[one.shard, one.number] = (
-                f"field log_probs: found a difference of {float(difference[row].max()):.3g} {UNITS[identity.targets]}"
-                f" from the teacher at position {int(stored.masked_positions[row])}, expected at most {tolerance:g}"
+            self._problems[one.shard, one.number] = (
+                f"field log_probs: found a difference of {float(difference[row].max()):.3g}"
+                f" {UNITS[self._identity.targets]} from the teacher at position {int(stored.masked_positions[row])},"
+                f" expected at most {self._tolerance:g}"
             )
-        differences.append(difference.reshape(-1))
-        best.append(stored.top_ids[:, 0] == again.top_ids[:, 0])
-        candidates.append((np.sort(stored.top_ids, axis=1) == np.sort(again.top_ids, axis=1)).all(axis=1))
-    of_all = np.concatenate(differences)
-    found = Replay(
-        records=len(sampled),
-        positions=sum(map(len, best)),
-        same_best=float(np.concatenate(best).mean()),
-        same_candidates=float(np.concatenate(candidates).mean()),
-        largest_difference=float(of_all.max()),
-        mean_difference=float(of_all.mean()),
-        tolerance=tolerance,
-    )
-    return found, problems
+        same = np.sort(stored.top_ids, axis=1) == np.sort(again.top_ids, axis=1)
+        self._records += 1
+        self._positions += len(difference)
+        self._compared += difference.size
+        self._same_best += int((stored.top_ids[:, 0] == again.top_ids[:, 0]).sum())
+        self._same_candidates += int(same.all(axis=1).sum())
+        self._sum += float(difference.sum(dtype=np.float64))
+        self._largest = float(np.maximum(self._largest, difference.max(initial=0.0)))  # of a NaN too
 
 
 def _nats_apart(stored: Record, again: Record) -> Float[np.ndarray, "m k"]:

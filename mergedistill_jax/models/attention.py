@@ -22,16 +22,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from mergedistill_jax.models.dropout import keep_mask, kept_share
+from mergedistill_jax.models.dropout import kept_by, kept_share, random_words, row_keys
 from mergedistill_jax.models.layers import saved_for_backward
 
 KEY_BIAS = -1e4
 """Added to the scores of padding. Large enough that its share is exactly 0 beside any real key, and small enough that a
 row with padding alone keeps its scores apart in float32: such rows have no meaning, but their gradients stay finite."""
+
+_ONES = 8
+"""Columns of ones: the fewest that keep the compiler from making a reduction of the product."""
 
 SCORE_BYTES = 32 << 20
 """Most bytes of scores, in float32, that are made at a time; one sequence at least."""
@@ -79,27 +82,38 @@ def sequences_at_a_time(shape: Sequence[int], keys: int, score_bytes: int) -> in
     return max(size for size in range(1, batch + 1) if batch % size == 0 and size <= wanted)
 
 
-def over_mesh(mesh: Mesh, batch_axes: tuple[str, ...], heads_axis: str | None) -> Callable[..., Array]:
+def over_mesh(
+    mesh: Mesh | AbstractMesh, batch_axes: tuple[str, ...], heads_axis: str | None, manual: frozenset[str] = frozenset()
+) -> Callable[..., Array]:
     """`attention` with every device on its own sequences and heads; the axes must divide both.
 
     Left to the compiler, a loop over a batch that is divided would gather it.
+
+    Args:
+        mesh: of the devices.
+        batch_axes: of the mesh, that sequences lie over.
+        heads_axis: that heads lie over.
+        manual: axes over which the program around this one is a device's own already.
     """
     wide, narrow = P(batch_axes, None, heads_axis, None), P(batch_axes, None)
 
     def apply(query: Array, key: Array, value: Array, is_key: Array, seeds: Array | None, **settings: Any) -> Array:
         specs = (wide, wide, wide, narrow, None if seeds is None else P(batch_axes, heads_axis, None))
         local = functools.partial(attention, **settings)
-        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=wide, check_vma=False)(
+        axes = set(mesh.axis_names) - manual
+        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=wide, axis_names=axes, check_vma=False)(
             query, key, value, is_key, seeds
         )
 
     return apply
 
 
-def head_seeds(key: Array, batch: int, heads: int) -> UInt32[Array, "b h 2"]:
-    """One random key for every sequence and head of a batch, as key data: the same on any mesh."""
+def head_seeds(
+    key: Array, batch: int, heads: int, row_numbers: Int[Array, " b"] | None = None
+) -> UInt32[Array, "b h 2"]:
+    """One random key for every sequence and head of a batch, as key data: the same on any mesh; see row_keys."""
     numbered = jax.vmap(jax.random.fold_in, (None, 0))
-    keys = jax.vmap(numbered, (0, None))(numbered(key, jnp.arange(batch)), jnp.arange(heads))
+    keys = jax.vmap(numbered, (0, None))(row_keys(key, row_numbers, batch), jnp.arange(heads))
     return jax.random.key_data(keys)
 
 
@@ -108,10 +122,29 @@ def _scores(query: Array, key: Array, bias: Array) -> Array:
     return jnp.einsum("bkhe,bqhe->bhkq", key, query, preferred_element_type=jnp.float32) + bias[:, None, :, None]
 
 
-def _kept(seeds: Array, keys: int, queries: int, rate: float) -> Array:
+def _words(seeds: Array, keys: int, queries: int) -> Array:
+    """The random bits of all sequences and heads, [b, h, k / 4, q]."""
+    draw = functools.partial(random_words, shape=(keys, queries))
+    return jax.vmap(jax.vmap(draw))(jax.random.wrap_key_data(seeds))
+
+
+def _kept(words: Array, keys: int, rate: float) -> Array:
     """[b, h, k, q]: 1 / (share kept) where a probability is kept, else 0."""
-    draw = functools.partial(keep_mask, shape=(keys, queries), rate=rate)
-    return jax.vmap(jax.vmap(draw))(jax.random.wrap_key_data(seeds)) / kept_share(rate)
+    return kept_by(words, keys, rate) / kept_share(rate)
+
+
+def _sum_over_keys(weights: Array, dtype: Any) -> Array:
+    """[b, q, h] in float32. On a TPU as a product with ones, which reads exponentials as they are made."""
+
+    def product(weights: Array) -> Array:
+        ones = jnp.ones((weights.shape[0], weights.shape[2], weights.shape[1], _ONES), dtype)
+        summed = jnp.einsum("bhkq,bkho->bqho", weights.astype(dtype), ones, preferred_element_type=jnp.float32)
+        return summed[..., 0]
+
+    def reduction(weights: Array) -> Array:
+        return jnp.swapaxes(jnp.sum(weights, axis=2), 1, 2)
+
+    return jax.lax.platform_dependent(weights, tpu=product, default=reduction)
 
 
 def _forward_some(rate: float, query: Array, key: Array, value: Array, bias: Array, seeds: Array | None) -> Any:
@@ -125,8 +158,8 @@ def _forward_some(rate: float, query: Array, key: Array, value: Array, bias: Arr
         both = jnp.einsum("bhkq,bkhe->bqhe", weights.astype(value.dtype), beside, preferred_element_type=jnp.float32)
         context, total = both[..., :-1], both[..., -1]
     else:
-        total = jnp.swapaxes(jnp.sum(weights, axis=2), 1, 2)
-        weights *= _kept(seeds, key.shape[1], query.shape[1], rate)
+        total = _sum_over_keys(jnp.exp(jax.lax.optimization_barrier(scores) - highest[:, :, None, :]), value.dtype)
+        weights *= _kept(_words(seeds, key.shape[1], query.shape[1]), key.shape[1], rate)
         context = jnp.einsum("bhkq,bkhe->bqhe", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
     context = (context / total[..., None]).astype(query.dtype)
     return context, highest + jnp.log(jnp.swapaxes(total, 1, 2))
@@ -153,8 +186,10 @@ def _backward_some(
     inner = jnp.sum(context.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1)
     kept = probs
     if seeds is not None:
-        factors = _kept(seeds, key.shape[1], query.shape[1], rate)
-        kept, of_probs = probs * factors, of_probs * factors
+        # Made twice of the same bits too: as an array a mask costs more than both.
+        words = jax.lax.optimization_barrier(_words(seeds, key.shape[1], query.shape[1]))
+        kept = probs * _kept(words, key.shape[1], rate)
+        of_probs *= _kept(jax.lax.optimization_barrier(words), key.shape[1], rate)
     of_probs -= jnp.swapaxes(inner, 1, 2)[:, :, None, :]
     # dS is made twice, once inside each product that reads it: on a TPU the product of two arrays in fast memory costs
     # next to nothing on its way into the matrix unit, and as much as four matrix products when stored as bfloat16.

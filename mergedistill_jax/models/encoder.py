@@ -170,7 +170,12 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b l d"], attention_mask: Bool[Array, "b l"], *, deterministic: bool
+        self,
+        x: Float[Array, "b l d"],
+        attention_mask: Bool[Array, "b l"],
+        *,
+        deterministic: bool,
+        row_numbers: Int[Array, " b"] | None = None,
     ) -> Float[Array, "b l d"]:
         config = self.config
         heads = (config.num_heads, config.hidden_size // config.num_heads)
@@ -179,7 +184,7 @@ class SelfAttention(nn.Module):
         query, key, value = (project(name=name)(x) for name in ("query", "key", "value"))
         seeds = None
         if not deterministic and config.dropout_rate:
-            seeds = head_seeds(self.make_rng("dropout"), len(x), config.num_heads)
+            seeds = head_seeds(self.make_rng("dropout"), len(x), config.num_heads, row_numbers)
         attention = self.placement.attention(query.shape)
         context = attention(query, key, value, attention_mask, seeds, dropout_rate=config.dropout_rate)
         return dense(config.hidden_size, ("heads", "kv", "embed"), stddev, "output", dtype=self.dtype, contract=2)(
@@ -196,13 +201,18 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b l d"], attention_mask: Bool[Array, "b l"], *, deterministic: bool
+        self,
+        x: Float[Array, "b l d"],
+        attention_mask: Bool[Array, "b l"],
+        *,
+        deterministic: bool,
+        row_numbers: Int[Array, " b"] | None = None,
     ) -> Float[Array, "b l d"]:
         config = self.config
-        drop = functools.partial(Dropout(config.dropout_rate), deterministic=deterministic)
+        drop = functools.partial(Dropout(config.dropout_rate), deterministic=deterministic, row_numbers=row_numbers)
         x = self.placement.rows(x)
         attention = SelfAttention(config, self.dtype, self.placement, name="attention")
-        attended = attention(x, attention_mask, deterministic=deterministic)
+        attended = attention(x, attention_mask, deterministic=deterministic, row_numbers=row_numbers)
         x = LayerNorm(config.layer_norm_epsilon, name="attention_norm")(x + drop(attended))
         stddev = config.initializer_range
         hidden = dense(config.intermediate_size, ("embed", "mlp"), stddev, "wi", dtype=self.dtype)(x)
@@ -231,14 +241,17 @@ class Embeddings(nn.Module):
         self.norm = LayerNorm(config.layer_norm_epsilon)
         self.dropout = Dropout(config.dropout_rate)
 
-    def __call__(self, token_ids: Int[Array, "b l"], *, deterministic: bool) -> Float[Array, "b l e"]:
+    def __call__(
+        self, token_ids: Int[Array, "b l"], *, deterministic: bool, row_numbers: Int[Array, " b"] | None = None
+    ) -> Float[Array, "b l e"]:
         length = token_ids.shape[1]
         if length > self.config.max_length:
             raise ValueError(f"token_ids: found length {length}, expected at most max_length={self.config.max_length}")
         x = self.token[token_ids] + self.position[None, :length]
         if self.config.type_vocab_size:
             x = x + self.segment[0]
-        return self.dropout(self.norm(x.astype(self.dtype)), deterministic=deterministic)
+        x = self.norm(x.astype(self.dtype))
+        return self.dropout(x, deterministic=deterministic, row_numbers=row_numbers)
 
 
 class Encoder(nn.Module):
@@ -264,9 +277,14 @@ class Encoder(nn.Module):
         self.layers = [EncoderLayer(config, self.dtype, self.placement) for _ in range(groups)]
 
     def __call__(
-        self, token_ids: Int[Array, "b l"], attention_mask: Bool[Array, "b l"], *, deterministic: bool = True
+        self,
+        token_ids: Int[Array, "b l"],
+        attention_mask: Bool[Array, "b l"],
+        *,
+        deterministic: bool = True,
+        row_numbers: Int[Array, " b"] | None = None,
     ) -> Float[Array, "b l d"]:
-        x = self.embeddings(token_ids, deterministic=deterministic)
+        x = self.embeddings(token_ids, deterministic=deterministic, row_numbers=row_numbers)
         if self.config.embedding_size is not None:
             x = self.embedding_projection(x)
         order = [index * len(self.layers) // self.config.num_layers for index in range(self.config.num_layers)]
@@ -279,7 +297,8 @@ class Encoder(nn.Module):
 
         def layer(params: Any, x: jax.Array, key: jax.Array | None) -> Any:
             rngs = {} if key is None else {"dropout": key}
-            return unbound.apply({"params": params}, x, attention_mask, deterministic=deterministic, rngs=rngs)
+            modes: Any = {"deterministic": deterministic, "row_numbers": row_numbers, "rngs": rngs}
+            return unbound.apply({"params": params}, x, attention_mask, **modes)
 
         draws = not deterministic and self.config.dropout_rate > 0
         key = self.make_rng("dropout") if draws else None

@@ -44,9 +44,11 @@ class MaskedLanguageModel(nn.Module):
         masked_positions: Int[Array, "b m"],
         *,
         deterministic: bool = True,
+        row_numbers: Int[Array, " b"] | None = None,
     ) -> Float[Array, "b m d"]:
         """The transformed rows of the masked positions, as wide as the embeddings, ready for their projection."""
-        x = self.encoder(token_ids, attention_mask, deterministic=deterministic)
+        numbered = {} if row_numbers is None else {"row_numbers": row_numbers}
+        x = self.encoder(token_ids, attention_mask, deterministic=deterministic, **numbered)
         rows = jnp.take_along_axis(x, masked_positions[..., None], axis=1)
         activation = ACTIVATIONS[self.config.head_activation or self.config.activation]
         return self.transform_norm(activation(self.transform(rows)))
@@ -70,9 +72,19 @@ class MaskedLanguageModel(nn.Module):
         masked_positions: Int[Array, "b m"],
         *,
         deterministic: bool = True,
+        row_numbers: Int[Array, " b"] | None = None,
     ) -> tuple[Float[Array, "b m d"], Float[Array, "v d"], Float[Array, " v"]]:
-        """What the logits are made of, rows . table + bias, for a loss that takes the vocabulary in chunks."""
-        rows = self.hidden_rows(token_ids, attention_mask, masked_positions, deterministic=deterministic)
+        """What the logits are made of, rows . table + bias, for a loss that takes the vocabulary in chunks.
+
+        Args:
+            token_ids: of the sequences.
+            attention_mask: False at padding.
+            masked_positions: of each sequence.
+            deterministic: without dropout.
+            row_numbers: of the sequences in the global batch, by which dropout is drawn; None: 0, 1, 2, ...
+        """
+        modes: Any = {"deterministic": deterministic, "row_numbers": row_numbers}
+        rows = self.hidden_rows(token_ids, attention_mask, masked_positions, **modes)
         return rows, self.placement.table(self.encoder.embeddings.token, self.dtype), self.decoder_bias
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -30,38 +30,56 @@ class Placement:
         parameter_axes: that parameters are divided over beyond that, to be gathered where they are used.
     """
 
-    mesh: Mesh | None = None
+    mesh: Mesh | AbstractMesh | None = None
     batch_axes: tuple[str, ...] = ()
     heads_axis: str | None = None
     parameter_axes: tuple[str, ...] = ()
 
-    def _divides(self, batch: int) -> bool:
+    @property
+    def here(self) -> "Placement":
+        """The same without the axes over which the program around is one device's own: a batch is its rows alone."""
+        around = jax.sharding.get_abstract_mesh()
+        own = frozenset(around.manual_axes)
+        if self.mesh is None or not own:
+            return self
+        return Placement(
+            mesh=around,
+            batch_axes=tuple(axis for axis in self.batch_axes if axis not in own),
+            heads_axis=None if self.heads_axis in own else self.heads_axis,
+            parameter_axes=tuple(axis for axis in self.parameter_axes if axis not in own),
+        )
+
+    def divides(self, batch: int) -> bool:
+        """Whether the devices of the batch axes get equal numbers of rows."""
         return self.mesh is not None and batch % math.prod(self.mesh.shape[axis] for axis in self.batch_axes) == 0
 
     def rows(self, x: Float[Array, "b *d"]) -> Float[Array, "b *d"]:
         """The same array, its rows over the batch axes and whole otherwise."""
-        if self.mesh is None or not self._divides(len(x)):
+        here = self.here
+        if here.mesh is None or not here.divides(len(x)):
             return x
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(self.batch_axes)))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(here.mesh, P(here.batch_axes)))
 
     def table(self, table: Float[Array, "v d"], dtype: DTypeLike) -> Float[Array, "v d"]:
         """The embedding table as the loss reads it, chunk by chunk: gathered first, in `dtype`, where it is divided.
 
         Undivided it is given as it is, for each chunk is converted when it is read.
         """
-        if self.mesh is None or math.prod(self.mesh.shape[axis] for axis in self.parameter_axes) == 1:
+        here = self.here
+        if here.mesh is None or math.prod(here.mesh.shape[axis] for axis in here.parameter_axes) == 1:
             return table
-        axis = self.heads_axis if self.heads_axis and len(table) % self.mesh.shape[self.heads_axis] == 0 else None
-        return jax.lax.with_sharding_constraint(table.astype(dtype), NamedSharding(self.mesh, P(axis, None)))
+        axis = here.heads_axis if here.heads_axis and len(table) % here.mesh.shape[here.heads_axis] == 0 else None
+        return jax.lax.with_sharding_constraint(table.astype(dtype), NamedSharding(here.mesh, P(axis, None)))
 
     def attention(self, shape: Sequence[int]) -> Callable[..., Any]:
         """`attention.attention` for queries [b, q, h, e] of that shape, every device on its own rows and heads."""
-        if self.mesh is None or not self._divides(shape[0]):
+        here = self.here
+        if here.mesh is None or not here.divides(shape[0]):
             return attention
-        heads_axis = self.heads_axis
-        if heads_axis is not None and shape[2] % self.mesh.shape[heads_axis]:
+        heads_axis = here.heads_axis
+        if heads_axis is not None and shape[2] % here.mesh.shape[heads_axis]:
             heads_axis = None
-        return over_mesh(self.mesh, self.batch_axes, heads_axis)
+        return over_mesh(here.mesh, here.batch_axes, heads_axis, frozenset(getattr(here.mesh, "manual_axes", ())))
 
 
 UNPLACED = Placement()

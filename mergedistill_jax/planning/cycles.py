@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from mergedistill_jax.planning.collectives import KINDS
+from mergedistill_jax.planning.flops import flops_of
 from mergedistill_jax.planning.hlo import Instruction, Program, parse
 
 CATEGORIES = (
@@ -24,6 +25,8 @@ CATEGORIES = (
     ("embedding", r"embeddings"),
     ("head transform", r"hidden_rows|/transform/"),
     ("vocabulary", r"(jvp|transpose)\("),
+    ("gradients, summed", r"shard_map/(psum|reduce_scatter)"),
+    ("parameters, gathered", r"/sharding_constraint$"),
     ("optimizer", r"."),
 )
 """Patterns of an operation's `op_name`, first match first; what has no name is "copies and layout"."""
@@ -37,6 +40,7 @@ class OperationCycles(NamedTuple):
 
     Attributes:
         cycles: of all its executions in one step.
+        flops: of the matrix products in them.
         direction: "forward", "backward", "recomputed" (for the backward pass), or "update".
     """
 
@@ -47,6 +51,7 @@ class OperationCycles(NamedTuple):
     direction: str
     times: int
     cycles: int
+    flops: float
 
 
 def category_of(op_name: str) -> str:
@@ -65,7 +70,9 @@ def direction_of(op_name: str) -> str:
 
 def operations(program: Program) -> Iterator[OperationCycles]:
     """Every operation that has an estimate, loops unrolled, in the order of the program."""
-    for instruction, _, times in program.executed:
+    flops = flops_of(program)
+    for executed in program.executed:
+        instruction, times = executed.instruction, executed.times
         cycles = instruction.number("estimated_cycles")
         if cycles is None:
             continue
@@ -78,6 +85,7 @@ def operations(program: Program) -> Iterator[OperationCycles]:
             direction=direction_of(op_name) if op_name else "update",
             times=times,
             cycles=cycles * times,
+            flops=flops(executed) * times,
         )
 
 

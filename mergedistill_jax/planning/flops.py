@@ -4,11 +4,11 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from mergedistill_jax.planning.hlo import Instruction, Program
+from mergedistill_jax.planning.hlo import Executed, Instruction, Program
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,11 +58,14 @@ def matmul_flops(program: Program) -> float:
 
     XLA's own `cost_analysis` counts a loop's body once. Kernels of Pallas count as they say of themselves.
     """
+    flops = flops_of(program)
+    return sum(executed.times * flops(executed) for executed in program.executed)
+
+
+def flops_of(program: Program) -> Callable[[Executed], float]:
+    """A function that counts the operations of the matrix products in one execution of an instruction."""
     inner = functools.cache(lambda name: _of_computation(program, name, inner))
-    total = 0.0
-    for instruction, computation, times in program.executed:
-        total += times * _of(instruction, program.computations[computation], inner)
-    return total
+    return lambda executed: _of(executed.instruction, program.computations[executed.computation], inner)
 
 
 def _of_computation(program: Program, name: str, inner: "functools._lru_cache_wrapper[float]") -> float:

@@ -124,7 +124,11 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """Everything that a plan tells."""
+    """Everything that a plan tells.
+
+    Attributes:
+        run: settings of the run as configured, which candidates change.
+    """
 
     topology: str
     chip: Chip | None
@@ -133,6 +137,7 @@ class Outcome:
     vocabulary_origin: str
     length: int
     steps: int
+    run: dict[str, Any]
     candidates: Sequence[Candidate]
     best: Candidate | None
     scaling: Scaling | None

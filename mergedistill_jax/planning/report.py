@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from mergedistill_jax.planning.compiling import Compiled
+from mergedistill_jax.planning.cycles import category_of, direction_of
 from mergedistill_jax.planning.outcome import Candidate, Outcome, Prediction
 
 GIB = 2**30
@@ -40,6 +41,7 @@ def _head(outcome: Outcome) -> str:
         f" {_counted(size.embeddings)}, head {_counted(size.head)}\n"
         f"          vocabulary {outcome.vocabulary_size:,} ({outcome.vocabulary_origin})\n"
     )
+    student += _run(outcome)
     chip = outcome.chip
     if chip is None:
         return f"{student}Devices   {outcome.topology}: {outcome.devices}; no times, for there is no table of this CPU"
@@ -48,6 +50,12 @@ def _head(outcome: Outcome) -> str:
         f" bf16 at {chip.clock / 1e9:.2f} GHz, {chip.available_hbm / GIB:.2f} GiB of HBM to use at"
         f" {chip.hbm_bandwidth / 1e9:,.0f} GB/s"
     )
+
+
+def _run(outcome: Outcome) -> str:
+    told = [f"{name}={value}" for name, value in outcome.run.items() if name != "batch_size"]
+    lines = [f"{outcome.run['batch_size']:,} x {outcome.length} tokens a step", " ".join(told[:4]), " ".join(told[4:])]
+    return "".join(f"{start:<10}{line}\n" for start, line in zip(("Run", "", ""), lines, strict=True))
 
 
 def _counted(number: float) -> str:
@@ -121,10 +129,15 @@ def _best(outcome: Outcome, best: Candidate, compiled: Compiled) -> str:
     if outcome.training_hours:
         hours = outcome.training_hours
         lines.append(("", f"{hours:,.1f} hours, {hours * outcome.devices:,.0f} chip-hours"))
+    lines.append(("compiler", f"{compiled.seconds_to_compile:,.0f} s"))
     if compiled.unknown_loops:
         lines.append(("loops", f"counted once, for nothing tells their turns: {', '.join(compiled.unknown_loops)}"))
     told = [f"Best: {best.name}", *(f"  {name:<10}{what}" for name, what in lines)]
-    tables = [_collective_table(compiled), *([_category_table(compiled)] if compiled.categories else [])]
+    tables = [_collective_table(compiled)]
+    if compiled.largest:
+        tables.append(_largest_table(compiled))
+    if compiled.categories:
+        tables.append(_category_table(best, compiled))
     return "\n\n".join(["\n".join(told), *tables])
 
 
@@ -137,12 +150,29 @@ def _collective_table(compiled: Compiled) -> str:
     return _columns(rows)
 
 
-def _category_table(compiled: Compiled) -> str:
-    rows = [("estimated cycles per step", "millions", "share")]
-    for name, cycles in compiled.categories.items():
-        if cycles >= compiled.cycles / 1000:
-            rows.append((name, f"{cycles / 1e6:,.2f}", f"{100 * cycles / compiled.cycles:.1f}%"))
-    rows.append(("all", f"{compiled.cycles / 1e6:,.2f}", "100.0%"))
+def _largest_table(compiled: Compiled) -> str:
+    """What most bytes are exchanged for."""
+    rows = [("the largest of them", "chips", "bytes", "beside the core")]
+    for one in compiled.largest[:5]:
+        what = f"{one.kind}: {category_of(one.op_name)}, {direction_of(one.op_name)}"
+        rows.append((what, str(len(one.group)), _bytes(one.bytes), "yes" if one.overlapped else "no"))
+    return _columns(rows)
+
+
+def _category_table(best: Candidate, compiled: Compiled) -> str:
+    """Beside each category's cycles those that its matrix products would take at the chip's peak."""
+    assert best.chip is not None  # noqa: S101 - only a TPU's compiler gives cycles
+    peak = best.chip.flops_per_cycle
+
+    def row(name: str, cycles: int, flops: float) -> tuple[str, ...]:
+        ideal, of_it = (f"{flops / peak / 1e6:,.2f}", f"{100 * flops / peak / cycles:.0f}%") if flops else ("-", "-")
+        return name, f"{cycles / 1e6:,.2f}", f"{100 * cycles / compiled.cycles:.1f}%", ideal, of_it
+
+    rows = [("estimated cycles per step", "millions", "share", "products at peak", "of it")]
+    kept = {name: sums for name, sums in compiled.categories.items() if sums.cycles >= compiled.cycles / 1000}
+    rows += [row(name, sums.cycles, sums.flops) for name, sums in kept.items()]
+    rows.append(row("all", compiled.cycles, sum(sums.flops for sums in compiled.categories.values())))
+    rows.append(row("all, at the useful FLOPs alone", compiled.cycles, best.useful_flops))
     return _columns(rows)
 
 
@@ -212,6 +242,7 @@ def fields(outcome: Outcome) -> dict[str, Any]:
         "vocabulary_origin": outcome.vocabulary_origin,
         "length": outcome.length,
         "steps": outcome.steps,
+        "run": outcome.run,
         "candidates": [_candidate_fields(one) for one in outcome.candidates],
         "best": outcome.best.name if outcome.best else None,
         "training_hours": outcome.training_hours,
@@ -247,6 +278,7 @@ def _compiled_fields(compiled: Compiled | None) -> dict[str, Any] | None:
         return None
     found = dataclasses.asdict(compiled)
     found["operations"] = [operation._asdict() for operation in compiled.operations]
+    found["categories"] = {name: sums._asdict() for name, sums in compiled.categories.items()}
     found["memory"]["total"] = compiled.memory.total
     if compiled.estimate:
         found["estimate"]["total"] = compiled.estimate.total

@@ -15,7 +15,13 @@ from mergedistill_jax.models.placement import Placement
 from mergedistill_jax.planning.flops import Sizes
 from mergedistill_jax.planning.topology import Topology
 from mergedistill_jax.training.partitioning import ACTIVATION_AXES, batch_parts, make_mesh
-from mergedistill_jax.training.program import BatchShape, RunSettings, abstract_arguments, run_program
+from mergedistill_jax.training.program import (
+    BatchShape,
+    RunSettings,
+    abstract_arguments,
+    compiler_options,
+    run_program,
+)
 
 
 @runtime_checkable
@@ -63,11 +69,13 @@ class LoweredStep:
     """A training step before it is compiled.
 
     Attributes:
+        options: for the compiler.
         sequences_per_chip: of the whole batch, over all microbatches; what is shared by devices of the model axis is
             divided among them.
     """
 
     lowered: Any
+    options: Mapping[str, str] | None
     parameters: Parameters
     sizes: Sizes
     sequences_per_chip: float
@@ -87,6 +95,24 @@ def varied(settings: TrainSettings, changes: Mapping[str, Any]) -> TrainSettings
     if of_model:
         of_run["model"] = functools.partial(settings.model, **of_model)
     return dataclasses.replace(settings, **of_run)
+
+
+_TOLD = (
+    "batch_size",
+    "num_microbatches",
+    "reduce_gradients",
+    "fsdp_parallelism",
+    "model_parallelism",
+    "dtype",
+    "rematerialise",
+    "scan_layers",
+)
+
+
+def run_settings(settings: TrainSettings, vocabulary_size: int) -> dict[str, Any]:
+    """What a plan tells of a run: the settings that decide about memory and time."""
+    model = settings.model(vocab_size=vocabulary_size)
+    return {name: getattr(settings, name) for name in _TOLD} | {"dropout_rate": model.dropout_rate}
 
 
 def lower_step(settings: TrainSettings, shape: BatchShape, vocabulary_size: int, topology: Topology) -> LoweredStep:
@@ -116,6 +142,7 @@ def lower_step(settings: TrainSettings, shape: BatchShape, vocabulary_size: int,
     arguments = abstract_arguments(program, shape, settings.batch_size)
     return LoweredStep(
         lowered=program.train_step.lower(*arguments),
+        options=compiler_options(mesh),
         parameters=count_parameters(program.abstract_state.params),
         sizes=sizes_of(program.abstract_state.params, config),
         sequences_per_chip=settings.batch_size / len(topology.devices),

@@ -65,7 +65,7 @@ def load_masked_model(folder: str) -> tuple[ModelConfig, Any, str]:
     folder = find_teacher(folder).folder
     if not _is_run(folder):
         return *huggingface.load_masked_lm(folder), folder
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, alone=True)
     params = checkpoints.restore_params()
     checkpoints.close()
     return EncoderConfig(**read_run(folder).model), params, tokenizer_folder(folder)
@@ -82,7 +82,7 @@ def load_token_counts(folder: str) -> Int[np.ndarray, " v"] | None:
     folder = find_teacher(folder).folder
     if not _is_run(folder):
         return read_counts_file(epath.Path(folder) / TOKEN_COUNTS_FILE)
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, alone=True)
     step = checkpoints.latest_step
     checkpoints.close()
     return None if step is None else read_token_counts(folder, step)

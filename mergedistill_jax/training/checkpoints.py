@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from mergedistill_jax.files import write_atomically
 from mergedistill_jax.training.distributed import lead_first
@@ -108,8 +109,16 @@ class Checkpoints:
     shared folder. Reading makes no folder, and leaves alone what a run that is still writing has begun.
     """
 
-    def __init__(self, folder: epath.PathLike, *, save_every: int = 1) -> None:
+    def __init__(self, folder: epath.PathLike, *, save_every: int = 1, alone: bool = False) -> None:
+        """Opens a run's checkpoints for reading, and for writing with the first save.
+
+        Args:
+            folder: of the run.
+            save_every: steps from one save that is not forced to the next.
+            alone: this process reads, whatever the others of a job do; it cannot write.
+        """
         self._save_every = save_every
+        self._processes = _only_this_process() if alone else MultiprocessingOptions()
         self._folder = checkpoint_folder(folder).resolve()
         self._manager = self._open(writes=False) if self._folder.exists() else None
         self._writes = False
@@ -120,8 +129,12 @@ class Checkpoints:
             max_to_keep=2 if writes else None,
             create=writes,
             cleanup_tmp_directories=writes,
+            multiprocessing_options=self._processes,
         )
-        handlers = {STATE: ocp.StandardCheckpointHandler(), POSITION: ocp.JsonCheckpointHandler()}
+        handlers = {
+            STATE: ocp.StandardCheckpointHandler(multiprocessing_options=self._processes),
+            POSITION: ocp.JsonCheckpointHandler(multiprocessing_options=self._processes),
+        }
         return ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
     def _writer(self) -> ocp.CheckpointManager:
@@ -204,11 +217,22 @@ class Checkpoints:
             raise CheckpointError(f"{self._folder}: found no checkpoint, expected at least one")
         return self._manager, step
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits for saves under way."""
         if self._manager is not None:
             self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for saves under way, and lets go of the folder."""
+        self.wait()
+        if self._manager is not None:
             self._manager.close()
+
+
+def _only_this_process() -> MultiprocessingOptions:
+    """Orbax waits for nobody."""
+    here = jax.process_index()
+    return MultiprocessingOptions(primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}")
 
 
 def checkpoint_folder(folder: epath.PathLike) -> epath.Path:

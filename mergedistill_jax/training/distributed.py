@@ -10,7 +10,9 @@ Whatever is asked of all processes here hangs unless all of them ask: only what 
 to such a call.
 """
 
+import contextlib
 import functools
+import itertools
 import os
 import re
 import sys
@@ -21,6 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src.distributed import global_state  # its client, which has no public name, is what Orbax waits with too
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -30,6 +33,10 @@ VARIABLE = "MERGEDISTILL_DISTRIBUTED"
 
 HEARTBEAT_TIMEOUT_S = 30
 """After how long a process that fell silent ends the job on all the others."""
+
+_LONGEST_WAIT_MS = 2**31 - 1
+_ALONE = itertools.count()
+"""Numbers of the meetings of `lead_alone`, the same on all processes."""
 
 
 def run_as_member(function: Callable[[], int]) -> int:
@@ -111,6 +118,39 @@ def lead_first(name: str, function: Callable[[], Any]) -> Any:
         return found
     wait_for_all(name)
     return function()
+
+
+def lead_alone(function: Callable[[], int]) -> int:
+    """Calls a function on the leading process alone, and gives its exit status on every process when it is done.
+
+    The others wait at the coordinator and not on the devices, of which a meeting may not take hours. Where the function
+    raises, they are given 1.
+    """
+    if not jax.distributed.is_initialized():
+        return function()
+    client = global_state.client
+    assert client is not None  # noqa: S101 - there is one where jax.distributed is initialised
+    name = f"mergedistill/alone/{next(_ALONE)}"
+    # Asked of all processes: it starts their devices, and on a pod none of them starts without the others.
+    if not leads():
+        status = int(client.blocking_key_value_get(name, _LONGEST_WAIT_MS))
+        return _parted(status)
+    try:
+        status = function()
+    except BaseException:
+        client.key_value_set(name, "1")
+        _parted(1)
+        raise
+    client.key_value_set(name, str(status))
+    return _parted(status)
+
+
+def _parted(status: int) -> int:
+    """Where a status ends the job, the processes part first: else the coordinator's end would be that of the others."""
+    if status:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process has gone already
+            jax.distributed.shutdown()
+    return status
 
 
 def sum_over_processes(numbers: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

@@ -15,7 +15,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mergedistill_jax.training.host_memory import return_freed
 from mergedistill_jax.training.losses import DistillationConfig
+from mergedistill_jax.training.microbatches import Layout
 from mergedistill_jax.training.optimizer import AdamWConfig
 from mergedistill_jax.training.partitioning import BATCH_SPEC, require_divisible, shardings_of, vocabulary_shards
 from mergedistill_jax.training.schedules import GoldWeight, Schedule
@@ -36,6 +38,8 @@ class RunSettings(Protocol):
     def steps(self) -> int: ...  # noqa: D102
     @property
     def num_microbatches(self) -> int: ...  # noqa: D102
+    @property
+    def reduce_gradients(self) -> str: ...  # noqa: D102
     @property
     def vocabulary_chunk(self) -> int: ...  # noqa: D102
 
@@ -77,7 +81,7 @@ class Program:
     train_step: Any
 
 
-def _compiler_options(mesh: Mesh) -> dict[str, str] | None:
+def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     """What the compiler of the mesh's devices is told.
 
     Left alone, the TPU's cuts a product whose result is scattered over the fsdp axis into one narrow product a device,
@@ -121,9 +125,11 @@ def make_program(
         batch_sharding=NamedSharding(mesh, BATCH_SPEC),
         initialise=jax.jit(lambda key: nn.unbox(initialise(key)), out_shardings=shardings),
         train_step=jax.jit(
-            make_train_step(apply_fn, optimizer, gold_weight, step_config),
+            make_train_step(
+                apply_fn, optimizer, gold_weight, step_config, Layout(mesh=mesh, shardings=shardings.params)
+            ),
             donate_argnums=0,
-            compiler_options=_compiler_options(mesh),
+            compiler_options=compiler_options(mesh),
             # The sums whole on every device: each of several processes reads them.
             out_shardings=(shardings, NamedSharding(mesh, P())),
         ),
@@ -146,6 +152,7 @@ def run_program(model: Any, settings: RunSettings, shape: BatchShape, mesh: Mesh
         has_teacher=shape.k > 0,
         distillation=settings.distillation,
         num_microbatches=settings.num_microbatches,
+        reduce_gradients=settings.reduce_gradients,
         with_dropout=model.config.dropout_rate > 0,
         chunk_size=settings.vocabulary_chunk,
         vocabulary_shards=vocabulary_shards(model.config.vocab_size, mesh),
@@ -158,6 +165,17 @@ def run_program(model: Any, settings: RunSettings, shape: BatchShape, mesh: Mesh
         step_config,
         mesh,
     )
+
+
+def compile_step(program: Program, shape: BatchShape, batch_size: int) -> Callable[..., Any]:
+    """`program.train_step`, compiled for batches of that shape, before there is any state beside the compiler.
+
+    Raises:
+        ValueError: the batch does not divide by the data and the fsdp axis.
+    """
+    compiled = program.train_step.lower(*abstract_arguments(program, shape, batch_size)).compile()
+    return_freed()
+    return compiled
 
 
 def abstract_arguments(program: Program, shape: BatchShape, batch_size: int) -> tuple[TrainState, dict[str, Any], Any]:

@@ -18,6 +18,7 @@ from mergedistill_jax.training.losses import (
     gold_cross_entropy,
     is_highest,
 )
+from mergedistill_jax.training.microbatches import ROW_NUMBERS, Layout, over_microbatches
 from mergedistill_jax.training.schedules import Schedule
 
 Batch = Mapping[str, Array]
@@ -53,6 +54,7 @@ class StepConfig:
     """What a step is besides model, optimizer and data.
 
     Attributes:
+        reduce_gradients: when the gradients of microbatches cross the chips, see microbatches.py.
         chunk_size, vocabulary_shards: of the vocabulary, see log_normalizer.
     """
 
@@ -60,6 +62,7 @@ class StepConfig:
     has_teacher: bool
     distillation: DistillationConfig = DistillationConfig()
     num_microbatches: int = 1
+    reduce_gradients: str = "step"
     with_dropout: bool = True
     chunk_size: int = 4096
     vocabulary_shards: int = 1
@@ -108,9 +111,14 @@ def position_sums(scores: Scores, batch: Batch, config: StepConfig) -> dict[str,
 
 
 def project(apply_fn: ApplyFn, params: Any, batch: Batch, dropout_key: Array | None) -> Projection:
-    """The model at the masked positions of a batch; dropout where a key is given."""
+    """The model at the masked positions of a batch; dropout where a key is given.
+
+    A row's dropout is a function of the key and its number, which is its place in the batch unless the batch tells it.
+    """
     attention_mask = jnp.arange(batch["token_ids"].shape[1]) < batch["lengths"][:, None]
-    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    drawn: dict[str, Any] = {} if dropout_key is None else {"rngs": {"dropout": dropout_key}}
+    if drawn and ROW_NUMBERS in batch:
+        drawn[ROW_NUMBERS] = batch[ROW_NUMBERS]
     return Projection(
         *apply_fn(
             {"params": params},
@@ -118,18 +126,29 @@ def project(apply_fn: ApplyFn, params: Any, batch: Batch, dropout_key: Array | N
             attention_mask,
             batch["masked_positions"],
             deterministic=dropout_key is None,
-            rngs=rngs,
+            **drawn,
         )
     )
 
 
 def make_train_step(
-    apply_fn: ApplyFn, optimizer: optax.GradientTransformation, gold_weight: Schedule, config: StepConfig
+    apply_fn: ApplyFn,
+    optimizer: optax.GradientTransformation,
+    gold_weight: Schedule,
+    config: StepConfig,
+    layout: Layout | None = None,
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]:
     """The step (state, batch, key) -> (state, metric sums).
 
     The loss is a sum over all masked positions of the global batch divided by their number, which is counted first: the
     parts of the microbatches add up to it, and no second copy of the gradient is made to divide it.
+
+    Args:
+        apply_fn: gives a Projection; with dropout it is called with a key and, in microbatches, with row_numbers [b].
+        optimizer: of the parameters.
+        gold_weight: lambda at a step.
+        config: of the step.
+        layout: of the parameters, for microbatches on a mesh.
     """
 
     def summed_loss(params: Any, batch: Batch, shares: Array, key: Array) -> tuple[Array, dict[str, Array]]:
@@ -140,43 +159,22 @@ def make_train_step(
             loss += shares[1] * jnp.sum(sums["teacher_loss"])
         return loss, sums
 
-    gradient = jax.grad(summed_loss, has_aux=True)
+    gradient = over_microbatches(
+        jax.grad(summed_loss, has_aux=True), config.num_microbatches, layout, config.reduce_gradients
+    )
 
     def step_fn(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Array]]:
         weight = gold_weight(state.step)
         key = jax.random.fold_in(key, state.step)
         share = 1.0 / jnp.maximum(jnp.sum(batch["loss_weights"]), 1.0)
         shares = jnp.stack([weight, 1.0 - weight]) * share
-        gradients, sums = _accumulate(gradient, state.params, batch, shares, key, config.num_microbatches)
+        gradients, sums = gradient(state.params, batch, shares, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         sums = {**sums, "gradient_norm": optax.global_norm(gradients), "gold_weight": weight}
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), sums
 
     return step_fn
-
-
-def _accumulate(
-    gradient: Callable, params: Any, batch: Batch, shares: Array, key: Array, num_microbatches: int
-) -> tuple[Any, dict[str, Array]]:
-    """Sums of gradients and metric sums over microbatches, one at a time."""
-    if num_microbatches == 1:
-        return gradient(params, batch, shares, key)
-    # Interleaved rows, so that every device keeps rows of every microbatch.
-    split = {
-        name: jnp.moveaxis(rows.reshape(-1, num_microbatches, *rows.shape[1:]), 1, 0) for name, rows in batch.items()
-    }
-
-    def add(total: Any, numbered: tuple[Array, Batch]) -> tuple[Any, None]:
-        index, part = numbered
-        found = gradient(params, part, shares, jax.random.fold_in(key, index))
-        return jax.tree.map(jnp.add, total, found), None
-
-    first = jax.tree.map(lambda rows: rows[0], split)
-    shapes = jax.eval_shape(gradient, params, first, shares, key)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, (jnp.arange(num_microbatches), split))
-    return total
 
 
 def make_eval_step(apply_fn: ApplyFn, config: StepConfig) -> Callable[[Any, Batch], dict[str, Array]]:

@@ -60,6 +60,11 @@ def test_empty_documents_are_none(tmp_path):
         ("jsonl", '{"body": "x"}\n', "line 1: field text"),
         ("jsonl", '{"text": null}\n', "line 1: field text"),
         ("jsonl", '["text"]\n', "line 1: field text"),
+        (
+            "jsonl",
+            '{"text": "fine \\ud83d\\ude00"}\n{"text": "half \\ud83d"}',
+            "line 2: field text: found the lone surrog",
+        ),
         ("wikiextractor", "<doc>\na\n</doc>\nstray\n", "line 4: found text outside <doc>"),
         ("wikiextractor", "<doc>\na\n</doc>\n<doc>\nb\nhalf a sen", "line 6: found the end of the file inside <doc>"),
     ],

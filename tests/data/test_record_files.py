@@ -74,6 +74,20 @@ def test_more_shards_than_files_may_be_open(folder, monkeypatch):
     assert open_files() <= before + 1
 
 
+def test_a_file_that_is_dropped_between_its_lookup_and_the_read_is_still_its_own(folder, monkeypatch):
+    """As by another thread that reads other shards, and may have one of them under the number of the file by then."""
+
+    class Crowded(record_files._OpenFiles):
+        def _file(self, shard):
+            file = super()._file(shard)
+            self._files.clear()
+            return file
+
+    files = RecordFiles(read_manifest(folder))
+    monkeypatch.setattr(record_files, "_OPEN", Crowded(1))
+    assert files.read(np.arange(7)) == contents()[0]
+
+
 def open_files():
     return len(list(Path("/proc/self/fd").iterdir()))
 

@@ -27,6 +27,7 @@ import jax
 import numpy as np
 from small_merge import Merge, train_config
 
+from mergedistill_jax import cli
 from mergedistill_jax import train as verb
 from mergedistill_jax.training import distributed
 from mergedistill_jax.training.nonfinite import NonFiniteError
@@ -70,19 +71,22 @@ def tell_each_other() -> dict[str, Any]:
     }
 
 
-def asked_to_leave(config: verb.TrainConfig) -> int:
-    """Process 1 alone is asked; gives the exit status with which this one leaves."""
+def asked_to_leave(config: verb.TrainConfig, batch: int) -> tuple[int, list[str]]:
+    """Process 1 alone is asked, before that batch; gives this one's exit status, and the checkpoints that there are."""
+    status = 0
 
     def ask() -> None:
         if jax.process_index() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        with at_batch(13, ask):
+        with at_batch(batch, ask):
             verb.train(config)
     except Preempted as error:
-        return int(error.code or 0)
-    return 0
+        status = int(error.code or 0)
+    left = sorted(path.name for path in (Path(config.output) / "checkpoints").iterdir())
+    distributed.wait_for_all(f"looked after {batch}")
+    return status, left
 
 
 def broken(config: verb.TrainConfig) -> str:
@@ -105,6 +109,12 @@ def broken(config: verb.TrainConfig) -> str:
     return ""
 
 
+def export(run: Path, output: Path) -> int:
+    """A stage for one process; its exit status here."""
+    given = {"RUN": str(run), "OUTPUT": str(output), "LANGUAGES": ("en", "es")}
+    return cli._main(["export", "--gin_file=gin/runs/export.gin", *(f"--gin.{k}={v!r}" for k, v in given.items())])
+
+
 def fail() -> None:
     if jax.process_index() == 1:
         raise RuntimeError("process 1 lost its disk")
@@ -116,10 +126,11 @@ def main(merge_file: str, folder: Path) -> int:
     outcome: dict[str, Any] = {"told": tell_each_other()}
     verb.train(configure(folder / "whole", fsdp_parallelism=2))
     verb.train(configure(folder / "begun_by_one", model_parallelism=4))
+    outcome["exported"] = export(folder / "whole", folder / "export")
     stopped = configure(folder / "stopped", fsdp_parallelism=2)
-    outcome["status"] = asked_to_leave(stopped)
-    outcome["left_after"] = sorted(path.name for path in (folder / "stopped" / "checkpoints").iterdir())
-    distributed.wait_for_all("looked")
+    # Step 10 is evaluated after batches 1 to 12 are placed; the next sitting begins with that, three batches long.
+    outcome["evaluating"] = asked_to_leave(stopped, 13)
+    outcome["training"] = asked_to_leave(stopped, 6)
     verb.train(stopped)
     outcome["broken"] = broken(configure(folder / "broken", fsdp_parallelism=2))
     (folder / f"outcome_{jax.process_index()}.json").write_text(json.dumps(outcome))

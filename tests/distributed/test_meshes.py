@@ -14,10 +14,11 @@ import pytest
 
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import masked_language_model
+from mergedistill_jax.models.placement import Placement
 from mergedistill_jax.training.distributed import from_host
 from mergedistill_jax.training.losses import DistillationConfig
 from mergedistill_jax.training.optimizer import AdamWConfig
-from mergedistill_jax.training.partitioning import make_mesh, place_batch, vocabulary_shards
+from mergedistill_jax.training.partitioning import ACTIVATION_AXES, make_mesh, place_batch, vocabulary_shards
 from mergedistill_jax.training.program import Program, make_program
 from mergedistill_jax.training.schedules import GoldWeight, LearningRate
 from mergedistill_jax.training.step import StepConfig
@@ -48,19 +49,19 @@ def make_batch(vocabulary: int, seed: int) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """One way to run the same three steps. Each microbatch draws a dropout of its own: they are compared without."""
+    """One way to run the same three steps, with dropout."""
 
     devices: int = 1
     fsdp: int = 1
     model: int = 1
     microbatches: int = 1
+    reduce: str = "step"
     vocabulary: int = DIVIDES
-    dropout: float = 0.1
 
     @property
     def alone(self) -> "Case":
         """The same on one device, in one piece."""
-        return Case(vocabulary=self.vocabulary, dropout=self.dropout)
+        return Case(vocabulary=self.vocabulary)
 
 
 def program_of(case: Case) -> Program:
@@ -72,10 +73,10 @@ def program_of(case: Case) -> Program:
         num_heads=8,
         intermediate_size=32,
         max_length=LENGTH,
-        dropout_rate=case.dropout,
+        dropout_rate=0.1,
         initializer_range=0.2,
     )
-    network = masked_language_model(encoder, jnp.dtype("float32"))
+    network = masked_language_model(encoder, jnp.dtype("float32"), Placement(mesh=mesh, **ACTIVATION_AXES))
     inputs = (jnp.zeros((1, LENGTH), jnp.int32), jnp.ones((1, LENGTH), bool), jnp.zeros((1, POSITIONS), jnp.int32))
     return make_program(
         lambda key: network.init(key, *inputs)["params"],
@@ -87,7 +88,7 @@ def program_of(case: Case) -> Program:
             has_teacher=True,
             distillation=DistillationConfig(missing_mass="tail"),
             num_microbatches=case.microbatches,
-            with_dropout=case.dropout > 0,
+            reduce_gradients=case.reduce,
             chunk_size=24,
             vocabulary_shards=vocabulary_shards(case.vocabulary, mesh),
         ),
@@ -127,8 +128,10 @@ def by_name(tree: Any) -> dict[str, np.ndarray]:
         Case(devices=8, model=8),
         Case(devices=8, fsdp=2, model=2),
         Case(devices=8, model=8, vocabulary=DIVIDES_NOT),
-        Case(microbatches=4, dropout=0.0),
-        Case(devices=8, fsdp=2, model=2, microbatches=2, dropout=0.0),
+        Case(microbatches=4),
+        Case(devices=8, fsdp=2, microbatches=2),
+        Case(devices=8, fsdp=2, model=2, microbatches=2),
+        Case(devices=8, fsdp=2, model=2, microbatches=2, reduce="microbatch"),
     ],
     ids=lambda case: "-".join(f"{name}{value}" for name, value in dataclasses.asdict(case).items()),
 )

@@ -17,6 +17,7 @@ from small_merge import Merge, make_merge, train_config
 
 from launch.local import run
 from mergedistill_jax.data.batches import batches, describe_mixture
+from mergedistill_jax.models.huggingface import load_masked_lm
 from mergedistill_jax.train import train
 from mergedistill_jax.training.checkpoints import Checkpoints
 from mergedistill_jax.training.metrics import LOG_NAME, read_log
@@ -128,10 +129,10 @@ def test_one_process_goes_on_with_the_run_of_two(job: Job, merge: Merge, alone: 
 
 
 def test_sigterm_to_one_process_ends_both_after_the_same_step_and_loses_nothing(job: Job) -> None:
-    """And the run that goes on from between two logs is the undisturbed one, bit for bit."""
-    assert [outcome["status"] for outcome in job.outcomes] == [75, 75]
-    first, second = (outcome["left_after"] for outcome in job.outcomes)
-    assert first == second
+    """Within an evaluation, then between two logs; and the run that goes on is the undisturbed one, bit for bit."""
+    assert [outcome["evaluating"] for outcome in job.outcomes] == [[75, ["checkpoint_10"]]] * 2
+    (status, first), (_, second) = (outcome["training"] for outcome in job.outcomes)
+    assert (status, first) == (75, second)
     (step,) = {int(name.removeprefix("checkpoint_")) for name in first} - {10}
     assert 10 < step < 15  # between two logs
     stopped, whole = job.folder / "stopped", job.folder / "whole"
@@ -139,7 +140,17 @@ def test_sigterm_to_one_process_ends_both_after_the_same_step_and_loses_nothing(
     theirs = params_of(whole)
     for name, leaf in params_of(stopped).items():
         np.testing.assert_array_equal(leaf, theirs[name], err_msg=name)
-    assert job.output.count("asked to leave by SIGTERM; the same command goes on from here") == 1
+    assert job.output.count("asked to leave by SIGTERM; the same command goes on from here") == 2
+
+
+def test_a_stage_for_one_process_is_run_by_the_leading_one_alone(job: Job) -> None:
+    """Which reads a checkpoint that both wrote, while the other waits."""
+    assert [outcome["exported"] for outcome in job.outcomes] == [0, 0]
+    assert [line[:4] for line in job.output.splitlines() if "export: " in line] == ["[0] ", "[0] "]
+    config, params = load_masked_lm(str(job.folder / "export"))
+    assert config.num_layers == 1
+    stored = params_of(job.folder / "whole")
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sum(leaf.size for leaf in stored.values())
 
 
 def test_a_broken_step_ends_both_and_each_keeps_its_rows_of_the_batch(job: Job, merge: Merge) -> None:

@@ -116,6 +116,12 @@ def test_dropout_keeps_the_mean_and_differs_between_sequences_and_heads() -> Non
     assert len(np.unique(found[0].transpose(0, 2, 1).reshape(BATCH * HEADS, LENGTH), axis=0)) == BATCH * HEADS
 
 
+def test_the_seeds_of_some_sequences_are_those_of_the_whole_batch() -> None:
+    key = jax.random.key(2)
+    some = head_seeds(key, 2, HEADS, jnp.array([BATCH - 1, 1]))
+    np.testing.assert_array_equal(some, np.asarray(head_seeds(key, BATCH, HEADS))[[BATCH - 1, 1]])
+
+
 def test_the_gradient_with_dropout_is_that_of_the_same_mask() -> None:
     """Finite differences through a fixed key."""
     query, key, value, gradient = arrays()

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mergedistill_jax.models.dropout import Dropout, keep_mask, kept_share
 from mergedistill_jax.models.encoder import gelu
 from mergedistill_jax.models.linear import LayerNorm, dense, sum_over_positions
 
@@ -80,25 +79,3 @@ def test_gelu_in_bfloat16_is_the_exact_one_up_to_rounding() -> None:
     density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
     expected = np.array([0.5 * erfc(-value / np.sqrt(2)) for value in x]) + x * density
     np.testing.assert_allclose(np.asarray(slope, np.float64), expected, atol=6e-3)
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.003])
-def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate: float) -> None:
-    assert abs(1.0 - kept_share(rate) - rate) <= 0.5 / 256
-    kept = np.asarray(keep_mask(jax.random.key(0), (402, 500), rate))  # not a multiple of four rows
-    assert kept.shape == (402, 500)
-    error = np.sqrt(kept_share(rate) * (1 - kept_share(rate)) / kept.size)
-    assert abs(kept.mean() - kept_share(rate)) <= 4 * error
-    x = jnp.full((2, 402, 500), 2.0)
-    found = np.asarray(Dropout(rate).apply({}, x, deterministic=False, rngs={"dropout": jax.random.key(1)}))
-    assert set(np.unique(found)) <= {0.0, np.float32(2.0 / kept_share(rate))}
-    assert (found[0] != found[1]).any() or rate < 0.01
-    np.testing.assert_array_equal(Dropout(rate).apply({}, x, deterministic=True), x)
-
-
-def test_the_four_bytes_of_a_word_are_independent() -> None:
-    """Rows that share their random words agree as often as chance has it."""
-    kept = np.asarray(keep_mask(jax.random.key(3), (4, 20_000), 0.5))
-    for one in range(4):
-        for other in range(one):
-            assert abs((kept[one] == kept[other]).mean() - 0.5) < 4 * 0.5 / np.sqrt(20_000)

@@ -83,7 +83,8 @@ def test_a_fusion_is_what_its_matrix_product_is_and_counts_as_often_as_its_loop_
     assert total_cycles(parse(PROGRAM)) == 3007
     (first, second) = operations(parse(PROGRAM))
     assert (first.name, first.times, first.cycles) == ("fusion", 30, 3000)
-    assert (second.op_name, second.cycles) == ("", 7)
+    assert first.flops == 30 * 2 * 8 * 16 * 4
+    assert (second.op_name, second.cycles, second.flops) == ("", 7, 0)
 
 
 def test_bytes_of_what_has_no_estimate() -> None:

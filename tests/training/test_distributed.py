@@ -1,5 +1,7 @@
 """Alone, a process is its own leader, and what it tells the others is what it knows. Several: tests/distributed/."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +68,50 @@ def test_a_process_that_fails_says_so_and_leaves_at_once(
     assert distributed.run_as_member(lambda: 0) == 0
     with pytest.raises(Preempted):  # asked to leave: all do, and wait for each other
         distributed.run_as_member(asked_to_leave)
+
+
+class Coordinator:
+    """Keeps what one process tells and another asks for."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, str] = {}
+
+    def key_value_set(self, name: str, value: str) -> None:
+        self.told[name] = value
+
+    def blocking_key_value_get(self, name: str, _timeout_ms: int) -> str:
+        return self.told[name]
+
+
+def test_the_leading_process_works_alone_and_the_others_end_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes one after another, each counting its meetings from the first. Real ones: tests/distributed/."""
+    coordinator, calls, parted = Coordinator(), [], []
+
+    def work(status: int) -> int:
+        calls.append(status)
+        if status == 9:
+            raise KeyError(status)
+        return status
+
+    def process(*, leads: bool) -> list[int | str]:
+        monkeypatch.setattr(distributed, "leads", lambda: leads)
+        monkeypatch.setattr(distributed, "_ALONE", itertools.count())
+        outcomes = []
+        for status in (0, 2, 9):
+            try:
+                outcomes.append(distributed.lead_alone(lambda status=status: work(status)))
+            except KeyError:
+                outcomes.append("raised")
+        return outcomes
+
+    assert distributed.lead_alone(lambda: work(3)) == 3  # no job
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: parted.append(1))
+    monkeypatch.setattr(distributed.global_state, "client", coordinator)
+    assert process(leads=True) == [0, 2, "raised"]
+    assert process(leads=False) == [0, 2, 1]
+    assert calls == [3, 0, 2, 9]
+    assert len(parted) == 4  # where a status ends the job, and only there
 
 
 def asked_to_leave() -> int:

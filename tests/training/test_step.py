@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh
 
 from mergedistill_jax.data.records import IMPOSSIBLE_LOG_PROB
 from mergedistill_jax.training.losses import DistillationConfig
+from mergedistill_jax.training.microbatches import Layout
 from mergedistill_jax.training.partitioning import make_mesh, place_batch, shardings_of
 from mergedistill_jax.training.schedules import GoldWeight
 from mergedistill_jax.training.step import (
@@ -44,6 +46,7 @@ class Model(nn.Module):
         masked_positions: jax.Array,
         *,
         deterministic: bool = True,
+        row_numbers: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         named, normal = nn.with_logical_partitioning, nn.initializers.normal(1.0)
         table = self.param("token", named(normal, ("vocab", "embed")), (VOCABULARY, WIDTH))
@@ -52,7 +55,11 @@ class Model(nn.Module):
         x = table[token_ids] * attention_mask[..., None]
         x = x + jnp.mean(x, axis=1, keepdims=True)
         rows = jnp.tanh(jnp.take_along_axis(x, masked_positions[..., None], axis=1) @ kernel)
-        rows = nn.Dropout(self.dropout_rate)(rows, deterministic=deterministic)
+        if not deterministic:
+            numbers = jnp.arange(len(rows)) if row_numbers is None else row_numbers
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), numbers)
+            keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.dropout_rate, rows.shape[1:]))(keys)
+            rows = jnp.where(keep, rows / (1 - self.dropout_rate), 0.0)
         return rows, table, bias
 
 
@@ -100,24 +107,39 @@ def run_steps(
     devices: int = 1,
     microbatches: int = 1,
     model_parallelism: int = 1,
+    fsdp_parallelism: int = 1,
+    reduce: str = "step",
+    dropout: float = 0.0,
     gold: float = LAMBDA,
     has_teacher: bool = True,
     batch: dict[str, np.ndarray] | None = None,
     steps: int = 1,
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
     """Some steps from the same start; the state's opt_state is the last gradient."""
-    mesh = make_mesh(model_parallelism, jax.devices()[:devices])
-    config = StepConfig(num_sources=2, has_teacher=has_teacher, num_microbatches=microbatches, with_dropout=False)
+    mesh = make_mesh(model_parallelism, jax.devices()[:devices], fsdp_parallelism=fsdp_parallelism)
+    config = StepConfig(
+        num_sources=2,
+        has_teacher=has_teacher,
+        num_microbatches=microbatches,
+        reduce_gradients=reduce,
+        with_dropout=dropout > 0,
+    )
     schedule = GoldWeight(shape="constant", stop=gold).schedule(1)
-    boxed = initial()
-    params = jax.device_put(nn.unbox(boxed), shardings_of(boxed, mesh))
-    state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=DESCENT.init(params))
-    step_fn = jax.jit(make_train_step(MODEL.apply, DESCENT, schedule, config))
+    state, layout = placed_start(mesh)
+    step_fn = jax.jit(make_train_step(Model(dropout).apply, DESCENT, schedule, config, layout))
     sums = {}
     for number in range(steps):
         placed = place_batch(make_batch(number) if batch is None else batch, mesh)
         state, sums = step_fn(state, placed, jax.random.key(1))
     return state, jax.device_get(sums)
+
+
+def placed_start(mesh: Mesh) -> tuple[TrainState, Layout]:
+    boxed = initial()
+    shardings = shardings_of(boxed, mesh)
+    params = jax.device_put(nn.unbox(boxed), shardings)
+    state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=DESCENT.init(params))
+    return state, Layout(mesh=mesh, shardings=shardings)
 
 
 def assert_same(found: Any, expected: Any) -> None:
@@ -128,18 +150,43 @@ def assert_same(found: Any, expected: Any) -> None:
 
 @pytest.fixture(scope="module")
 def reference() -> tuple[TrainState, dict[str, np.ndarray]]:
-    return run_steps(steps=2)
+    return run_steps(steps=2, dropout=0.5)
 
 
 @pytest.mark.parametrize(
-    ("devices", "microbatches", "model_parallelism"),
-    [(2, 1, 1), (8, 1, 1), (1, 2, 1), (1, 4, 1), (8, 2, 1), (2, 1, 2), (8, 2, 2)],
+    ("devices", "microbatches", "fsdp_parallelism", "model_parallelism", "reduce"),
+    [
+        (2, 1, 1, 1, "step"),
+        (8, 1, 1, 1, "step"),
+        (1, 2, 1, 1, "step"),
+        (1, 4, 1, 1, "step"),
+        (8, 2, 1, 1, "step"),
+        (2, 1, 1, 2, "step"),
+        (8, 2, 1, 2, "step"),
+        (8, 4, 1, 1, "step"),  # fewer rows on a device than microbatches
+        (8, 2, 8, 1, "step"),
+        (8, 4, 2, 2, "step"),
+        (8, 4, 2, 2, "microbatch"),
+    ],
 )
-def test_devices_microbatches_and_model_parallelism_change_nothing(
-    reference: tuple[TrainState, dict[str, np.ndarray]], devices: int, microbatches: int, model_parallelism: int
+def test_devices_microbatches_and_parallelism_change_nothing(
+    reference: tuple[TrainState, dict[str, np.ndarray]],
+    devices: int,
+    microbatches: int,
+    fsdp_parallelism: int,
+    model_parallelism: int,
+    reduce: str,
 ) -> None:
-    """Trap 8: sum over sum."""
-    state, sums = run_steps(devices=devices, microbatches=microbatches, model_parallelism=model_parallelism, steps=2)
+    """Trap 8: sum over sum. And dropout belongs to a row of the whole batch."""
+    state, sums = run_steps(
+        devices=devices,
+        microbatches=microbatches,
+        fsdp_parallelism=fsdp_parallelism,
+        model_parallelism=model_parallelism,
+        reduce=reduce,
+        steps=2,
+        dropout=0.5,
+    )
     assert_same(sums, reference[1])
     assert_same(state.opt_state, reference[0].opt_state)
     assert_same(state.params, reference[0].params)
