@@ -2,17 +2,19 @@
 
     python benchmarks/training.py --rounds 3
 
-Both train a BERT of 4 x 256 with a vocabulary of 100,000 on batches of 16 x 128 with 15 % of the positions masked, in
+All train a BERT of 4 x 256 with a vocabulary of 100,000 on batches of 16 x 128 with 15 % of the positions masked, in
 float32 with AdamW and without dropout. Torch runs `BertForMaskedLM` with its own loss, as its users do: logits at all
-positions. Ours runs the real step of `mergedistill train`, gold labels and top-8 of a teacher, and with `--gold` gold
-labels alone, which is what torch does. Every measurement is a process of its own, the engines take turns, and the table
-holds medians; peak memory is the process's largest resident set, and beside it what the step adds to the memory before
-it: the model, its optimizer, and the libraries.
+positions. `linen` is the plain way in JAX: Linen's own layers, the masked rows gathered, their logits over the whole
+vocabulary, gold labels. Ours runs the real step of `mergedistill train`, gold labels and top-8 of a teacher, and as
+`ours_gold` gold labels alone, which is what the other two do. Every measurement is a process of its own, the engines
+take turns, and the table holds medians; peak memory is the process's largest resident set, and beside it what the step
+adds to the memory before it: the model, its optimizer, and the libraries.
 
 With `--accelerator` (one GPU or TPU): BERT-base, length 512, vocabulary 120,000, bfloat16; torch with compile and sdpa.
 """
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -22,7 +24,7 @@ import sys
 import time
 from typing import Any
 
-ENGINES = ("torch", "ours", "ours_gold")
+ENGINES = ("torch", "linen", "ours", "ours_gold")
 SMALL = {"layers": 4, "width": 256, "heads": 4, "vocabulary": 100_000, "batch": 16, "length": 128, "masked": 20}
 BASE = {"layers": 12, "width": 768, "heads": 12, "vocabulary": 120_000, "batch": 64, "length": 512, "masked": 80}
 
@@ -185,6 +187,59 @@ def run_ours(size: dict[str, int], steps: int, *, gold: bool, accelerator: bool)
     return found
 
 
+def run_linen(size: dict[str, int], steps: int) -> dict[str, float]:
+    """A BERT of Linen's own layers, whose loss makes all logits of the masked rows: what one would write first."""
+    import flax.linen as nn  # noqa: PLC0415 - this engine alone
+    import jax  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415
+    import optax  # noqa: PLC0415
+
+    width = size["width"]
+
+    class Bert(nn.Module):
+        @nn.compact
+        def __call__(self, ids: Any, positions: Any) -> Any:
+            table = nn.Embed(size["vocabulary"], width, embedding_init=nn.initializers.normal(0.02))
+            place = self.param("position", nn.initializers.normal(0.02), (size["length"], width))
+            x = nn.LayerNorm()(table(ids) + place)
+            for _ in range(size["layers"]):
+                x = nn.LayerNorm()(x + nn.MultiHeadDotProductAttention(num_heads=size["heads"])(x))
+                hidden = nn.gelu(nn.Dense(4 * width)(x), approximate=False)
+                x = nn.LayerNorm()(x + nn.Dense(width)(hidden))
+            rows = jnp.take_along_axis(x, positions[..., None], axis=1)
+            rows = nn.LayerNorm()(nn.gelu(nn.Dense(width)(rows), approximate=False))
+            return table.attend(rows) + self.param("bias", nn.initializers.zeros, (size["vocabulary"],))
+
+    before = peak_mb()
+    model, optimizer = Bert(), optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4))
+    given = arrays(size)
+    ids, positions = jnp.asarray(given["ids"]), jnp.asarray(given["positions"])
+    weights = (jnp.arange(size["masked"]) < given["used"]).astype(jnp.float32)
+    gold = jnp.take_along_axis(ids, positions, axis=1)
+    ids = jnp.put_along_axis(ids, positions[:, : given["used"]], 4, axis=1, inplace=False)
+    params: Any = jax.jit(model.init)(jax.random.key(0), ids[:1], positions[:1])
+    state: Any = (params, jax.jit(optimizer.init)(params))
+    del params
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state: Any, ids: Any, positions: Any, gold: Any) -> Any:
+        def mean_loss(params: Any) -> Any:
+            logits: Any = model.apply(params, ids, positions)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, gold)
+            return jnp.sum(losses * weights) / jnp.sum(weights * jnp.ones_like(losses))
+
+        loss, gradient = jax.value_and_grad(mean_loss)(state[0])
+        updates, moments = optimizer.update(gradient, state[1], state[0])
+        return (optax.apply_updates(state[0], updates), moments), loss
+
+    def step() -> float:
+        nonlocal state
+        state, loss = update(state, ids, positions, gold)
+        return float(loss)
+
+    return measured(step, steps, size, before)
+
+
 def main() -> None:
     """Runs the engines in turn, each in a process of its own, and prints medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -199,14 +254,18 @@ def main() -> None:
     if arguments.engine:
         if arguments.engine == "torch":
             found = run_torch(size, arguments.steps, accelerator=arguments.accelerator)
+        elif arguments.engine == "linen":
+            found = run_linen(size, arguments.steps)
         else:
             gold = arguments.engine == "ours_gold"
             found = run_ours(size, arguments.steps, gold=gold, accelerator=arguments.accelerator)
         print(json.dumps(found))
         return
-    results: dict[str, list[dict[str, float]]] = {engine: [] for engine in ENGINES}
+    # Linen's layers are in float32 and make dense logits: on an accelerator they would be no comparison.
+    engines = [engine for engine in ENGINES if engine != "linen" or not arguments.accelerator]
+    results: dict[str, list[dict[str, float]]] = {engine: [] for engine in engines}
     for _ in range(arguments.rounds):
-        for engine in ENGINES:
+        for engine in engines:
             command = [sys.executable, *sys.argv, "--engine", engine]
             told = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ).stdout  # noqa: S603
             results[engine].append(json.loads(told.splitlines()[-1]))
