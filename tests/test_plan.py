@@ -58,6 +58,7 @@ def config(output: Path, **changes: Any) -> PlanConfig:
     return PlanConfig(**{**fields, **changes})
 
 
+@pytest.mark.slow
 def test_a_plan_for_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     student = StudentRecipe(
         name="s", folder="f", teachers=(TeacherOf(name="t", source="no/where-t", languages=("en", "es")),)

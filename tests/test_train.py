@@ -244,6 +244,7 @@ def test_sigterm_ends_an_evaluation_and_the_next_sitting_does_it(
     assert_same_run(tmp_path, train(train_config(merge, tmp_path)), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_run_that_only_microbatches_fit_is_evaluated_in_parts_of_their_size(
     merge: Merge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

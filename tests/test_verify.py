@@ -179,6 +179,7 @@ def test_a_sample_is_replayed_in_parts_and_what_is_found_is_the_same(folder, tea
     assert dataclasses.replace(parts, replay=whole.replay) == whole
 
 
+@pytest.mark.slow
 def test_several_folders_are_reported_together_and_by_language(tmp_path, folder, teachers, capsys):
     """Two of one language make one histogram; a report of all goes where it is asked to."""
     settings = {"teacher": str(teachers["es"]), "corpus": text_again("es"), "language": "es"}

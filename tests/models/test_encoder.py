@@ -155,6 +155,7 @@ def test_masked_positions_select_rows_of_the_logits_of_all_positions():
     np.testing.assert_allclose(rows, np.asarray(logits)[np.arange(2)[:, None], positions], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout_rate", [0.0, 0.2])
 def test_scanned_and_rematerialised_layers_give_the_same(dropout_rate: float) -> None:
     """Value and gradient of every way to run the layers, dropout included."""

@@ -67,6 +67,7 @@ def _arrays(record) -> Any:
     return record.top_ids, record.top_log_probs, record.gold_log_probs
 
 
+@pytest.mark.slow
 def test_equals_one_record_at_a_time_over_the_whole_row(params):
     """Padding, buckets, gathered rows and chunks against none of them."""
     variables = {"params": jax.tree.map(jnp.asarray, params)}
@@ -90,6 +91,7 @@ def use_devices(monkeypatch):
     return use
 
 
+@pytest.mark.slow
 def test_how_many_devices_there_are_changes_no_bit(params, use_devices):
     found = {}
     for count in (1, 2, 8):

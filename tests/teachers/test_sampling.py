@@ -322,6 +322,7 @@ def train_config(folder, mixture, **changes):
     )
 
 
+@pytest.mark.slow
 def test_a_student_trains_on_them_and_other_readings_are_refused(tmp_path, folder):
     name = add_record_task("sampled_en", str(folder / "records"), str(folder / "union"))
     mixture = describe_mixture(name)

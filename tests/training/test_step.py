@@ -153,6 +153,7 @@ def reference() -> tuple[TrainState, dict[str, np.ndarray]]:
     return run_steps(steps=2, dropout=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "microbatches", "fsdp_parallelism", "model_parallelism", "reduce"),
     [

@@ -283,6 +283,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 def test_whatever_the_settings_the_ids_are_those_of_transformers_or_none(tmp_path):
     """Settings thrown together: each folder is refused, or tokenised as AutoTokenizer does."""
     from transformers import AutoTokenizer  # noqa: PLC0415 - slow
