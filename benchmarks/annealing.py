@@ -86,8 +86,9 @@ def read_students(folder: Path, languages: Mapping[str, Mapping[str, Mapping[str
     Raises:
         RecordError: a student's log does not end with the report's numbers.
     """
-    names = list(dict.fromkeys(name for models in languages.values() for name in models if _NAME.fullmatch(name)))
-    return [_student(folder / name, report_scores(languages, name)) for name in names]
+    names = dict.fromkeys(name for models in languages.values() for name in models)
+    matches = {name: match for name in names if (match := _NAME.fullmatch(name))}
+    return [_student(folder / name, match, report_scores(languages, name)) for name, match in matches.items()]
 
 
 def report_scores(languages: Mapping[str, Mapping[str, Mapping[str, float]]], model: str) -> dict[str, Scores]:
@@ -100,9 +101,7 @@ def report_scores(languages: Mapping[str, Mapping[str, Mapping[str, float]]], mo
     return found
 
 
-def _student(folder: Path, final: dict[str, Scores]) -> Student:
-    name = _NAME.fullmatch(folder.name)
-    assert name  # noqa: S101 - checked by the caller
+def _student(folder: Path, name: re.Match[str], final: dict[str, Scores]) -> Student:
     settings = read_run(folder).settings
     student = Student(
         variant=name["variant"],
