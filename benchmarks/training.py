@@ -71,7 +71,7 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def run_torch(size: dict[str, int], steps: int, *, accelerator: bool) -> dict[str, float]:
+def run_torch(size: dict[str, int], steps: int, *, dtype: str, accelerator: bool) -> dict[str, float]:
     """BertForMaskedLM as its users train it."""
     import torch  # noqa: PLC0415 - this engine alone
     from transformers import BertConfig, BertForMaskedLM  # noqa: PLC0415
@@ -101,7 +101,7 @@ def run_torch(size: dict[str, int], steps: int, *, accelerator: bool) -> dict[st
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=accelerator):
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             loss = forward(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -114,7 +114,7 @@ def run_torch(size: dict[str, int], steps: int, *, accelerator: bool) -> dict[st
     return found
 
 
-def run_ours(size: dict[str, int], steps: int, *, gold: bool, accelerator: bool) -> dict[str, float]:
+def run_ours(size: dict[str, int], steps: int, *, gold: bool, dtype: str, accelerator: bool) -> dict[str, float]:
     """The step of `mergedistill train`."""
     import types  # noqa: PLC0415 - this engine alone
 
@@ -153,7 +153,7 @@ def run_ours(size: dict[str, int], steps: int, *, gold: bool, accelerator: bool)
     k = 0 if gold else 8
     mesh = make_mesh(1, jax.devices()[:1])
     placement = Placement(mesh=mesh, **ACTIVATION_AXES)
-    model = masked_language_model(encoder, jnp.dtype("bfloat16" if accelerator else "float32"), placement)
+    model = masked_language_model(encoder, jnp.dtype(dtype), placement)
     shape = BatchShape(length=size["length"], predictions=size["masked"], k=k, sources=1)
     program = run_program(model, settings, shape, mesh)
     step_fn = compile_step(program, shape, size["batch"])
@@ -247,18 +247,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--accelerator", action="store_true")
     parser.add_argument("--batch", type=int, help="sequences of a batch")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products")
     parser.add_argument("--engine", choices=ENGINES, help="measures this one here and prints JSON")
     arguments = parser.parse_args()
     size = dict(BASE if arguments.accelerator else SMALL)
     size["batch"] = arguments.batch or size["batch"]
+    dtype = arguments.dtype or ("bfloat16" if arguments.accelerator else "float32")
     if arguments.engine:
         if arguments.engine == "torch":
-            found = run_torch(size, arguments.steps, accelerator=arguments.accelerator)
+            found = run_torch(size, arguments.steps, dtype=dtype, accelerator=arguments.accelerator)
         elif arguments.engine == "linen":
             found = run_linen(size, arguments.steps)
         else:
             gold = arguments.engine == "ours_gold"
-            found = run_ours(size, arguments.steps, gold=gold, accelerator=arguments.accelerator)
+            found = run_ours(size, arguments.steps, gold=gold, dtype=dtype, accelerator=arguments.accelerator)
         print(json.dumps(found))
         return
     # Linen's layers are in float32 and make dense logits: on an accelerator they would be no comparison.

@@ -25,6 +25,7 @@ from mergedistill_jax.models.heads import masked_language_model
 from mergedistill_jax.models.huggingface import require_bert
 from mergedistill_jax.models.layers import LayerLoop
 from mergedistill_jax.models.placement import Placement
+from mergedistill_jax.products import on_each
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.start import StartConfig, start_from_teachers
 from mergedistill_jax.training.checkpoints import CheckpointError, Checkpoints, Run, open_run
@@ -356,7 +357,8 @@ def _evaluate(
 @functools.cache
 def _compiled_eval(apply_fn: Callable[..., Any], step_config: StepConfig, mesh: Mesh) -> Callable[..., dict[str, Any]]:
     # The sums whole on every device: each of several processes reads them.
-    return jax.jit(make_eval_step(apply_fn, step_config), out_shardings=NamedSharding(mesh, PartitionSpec()))
+    step = on_each(make_eval_step(apply_fn, step_config), mesh)
+    return jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def _shape(mixture: RecordMixture) -> BatchShape:

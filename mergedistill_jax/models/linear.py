@@ -8,6 +8,7 @@ Axes: b batch, l length, d width; several axes of features (heads and their widt
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from mergedistill_jax.products import is_narrow, product
 
 _ROWS = 8
 """Rows of ones: the fewest that fill a register, so that the compiler keeps the product a product."""
@@ -51,21 +54,47 @@ def _add_bias_backward(bias: Array, gradient: Array) -> tuple[Array, Array]:
 add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
+@jax.custom_vjp
+def _matrix_product(x: Array, kernel: Array) -> Array:
+    """Rows x [n, i] times a kernel [i, o] of float32, in the dtype of the rows."""
+    return product(x, kernel.astype(x.dtype), (1, 0)).astype(x.dtype)
+
+
+def _matrix_product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _matrix_product(x, kernel), (x, kernel)
+
+
+def _matrix_product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    of_x = product(gradient, kernel.astype(x.dtype), (1, 1)).astype(x.dtype)
+    return of_x, product(x, gradient, (0, 0)).astype(kernel.dtype)
+
+
+_matrix_product.defvjp(_matrix_product_forward, _matrix_product_backward)
+
+
 def _product(x: Array, kernel: Array, contract: int) -> Array:
-    """Contracts the last axes of x with the first of the kernel."""
+    """Contracts the last axes of x with the first of the kernel, in the dtype of x."""
     last, first = tuple(range(x.ndim - contract, x.ndim)), tuple(range(contract))
 
     def whole(x: Array, kernel: Array) -> Array:
-        return jax.lax.dot_general(x, kernel, ((last, first), ((), ())))
+        return jax.lax.dot_general(x, kernel.astype(x.dtype), ((last, first), ((), ())))
 
     def flat(x: Array, kernel: Array) -> Array:
+        return flattened(lambda rows, matrix: jnp.dot(rows, matrix.astype(x.dtype)), x, kernel)
+
+    def narrow(x: Array, kernel: Array) -> Array:
+        return flattened(_matrix_product, x, kernel)
+
+    def flattened(multiply: Callable[[Array, Array], Array], x: Array, kernel: Array) -> Array:
         width = math.prod(kernel.shape[:contract])
-        found = jnp.dot(x.reshape(-1, width), kernel.reshape(width, -1))
+        found = multiply(x.reshape(-1, width), kernel.reshape(width, -1))
         return found.reshape(*x.shape[: x.ndim - contract], *kernel.shape[contract:])
 
     # A CPU's compiler makes a gradient of three axes up to three times slower than the same one of two, and a TPU's
     # compiler makes the other choice.
-    return jax.lax.platform_dependent(x, kernel, tpu=whole, default=flat)
+    on_cpu = narrow if is_narrow(x.dtype) else flat
+    return jax.lax.platform_dependent(x, kernel, tpu=whole, cpu=on_cpu, default=flat)
 
 
 class Dense(nn.Module):
@@ -89,7 +118,7 @@ class Dense(nn.Module):
         contracted = x.shape[-self.contract :]
         normal = nn.with_logical_partitioning(nn.initializers.normal(self.stddev), self.axes)
         kernel: Any = self.param("kernel", normal, (*contracted, *self.features))
-        x = _product(x.astype(self.dtype), kernel.astype(self.dtype), self.contract)
+        x = _product(x.astype(self.dtype), kernel, self.contract)
         if not self.use_bias:
             return x
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[self.contract :])

@@ -57,7 +57,8 @@ def lower_predict(
         k: predictions per masked position.
         dtype: of the matrix products, as in `predict`.
     """
-    one = NamedSharding(Mesh(np.array(topology.devices[:1]), ("data",)), P())
+    mesh = Mesh(np.array(topology.devices[:1]), ("data",))
+    one = NamedSharding(mesh, P())
     inputs = (jnp.zeros((1, 8), jnp.int32), jnp.ones((1, 8), bool), jnp.zeros((1, 1), jnp.int32))
     init = masked_language_model(config).init
     shapes = nn.unbox(jax.eval_shape(init, jax.random.key(0), *inputs))["params"]
@@ -71,6 +72,6 @@ def lower_predict(
         rows=expected_rows(batch_size, length, masking.rate),
         k=k,
         dtype=dtype,
-        sharding=one,
+        mesh=mesh,
     )
     return LoweredPredictions(lowered=lowered, parameters=count_parameters(params), sizes=sizes_of(params, config))

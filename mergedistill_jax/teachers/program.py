@@ -58,11 +58,8 @@ def run_batches(
     mesh = local_mesh()
     chunks = default_chunks(mesh.devices.flat[0].platform)
     static: dict[str, Any] = {"config": config, "num_tokens": num_tokens, "k": k, "dtype": dtype, "chunks": chunks}
-    if mesh.size == 1:
-        found = _predict(params, *arrays, **static)
-    else:
-        placed = jax.device_put(tuple(arrays), NamedSharding(mesh, P("data")))
-        found = _predict_on_mesh(params, *placed, mesh=mesh, **static)
+    placed = jax.device_put(tuple(arrays), NamedSharding(mesh, P("data")))
+    found = _predict(params, *placed, mesh=mesh, **static)
     for array in found:
         array.copy_to_host_async()
     return found
@@ -100,18 +97,13 @@ def _batch_program(
         return projected_top_log_probs(rows, table, bias, gold_ids, num_tokens=num_tokens, k=k, chunks=chunks)
 
 
-def _on_one_device(params: Any, *arrays: Array, **static: Any) -> tuple[Array, ...]:
-    """The arrays, and the results, have a leading axis of one device."""
-    return tuple(found[None] for found in _batch_program(params, *(array[0] for array in arrays), **static))
-
-
-_predict = jax.jit(_on_one_device, static_argnames=_STATIC)
-
-
 @functools.partial(jax.jit, static_argnames=(*_STATIC, "mesh"))
-def _predict_on_mesh(params: Any, *arrays: Array, mesh: Mesh, **static: Any) -> tuple[Array, ...]:
+def _predict(params: Any, *arrays: Array, mesh: Mesh, **static: Any) -> tuple[Array, ...]:
     """Every device runs what one alone would run, on a batch of the same shape: how many there are changes no bit."""
-    on_one = functools.partial(_on_one_device, **static)
+
+    def on_one(params: Any, *arrays: Array) -> tuple[Array, ...]:
+        return tuple(found[None] for found in _batch_program(params, *(array[0] for array in arrays), **static))
+
     specs = (P(), *(P("data") for _ in arrays))
     return jax.shard_map(on_one, mesh=mesh, in_specs=specs, out_specs=P("data"), check_vma=False)(params, *arrays)
 
@@ -126,7 +118,7 @@ def lower_predictions(
     k: int,
     rows: int | None = None,
     dtype: str = "float32",
-    sharding: jax.sharding.Sharding | None = None,
+    mesh: Mesh | None = None,
 ) -> Any:
     """The program for a batch of full sequences, lowered and not compiled, from shapes alone: for `plan`.
 
@@ -139,11 +131,13 @@ def lower_predictions(
         k: predictions for each masked position.
         rows: masked positions of a batch; None: as many as there can be.
         dtype: one of DTYPES.
-        sharding: of the batch, on one device; None: this machine's.
+        mesh: of one device; None: the first of this machine's.
     """
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",)) if mesh is None else mesh
+    whole = NamedSharding(mesh, P())
 
     def integers(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((1, *shape), jnp.int32, sharding=sharding)
+        return jax.ShapeDtypeStruct((1, *shape), jnp.int32, sharding=whole)
 
     shape = shapes_for(batch_size=batch_size, length=length, max_predictions=max_predictions, rows=rows)[-1]
     arrays = (
@@ -153,6 +147,6 @@ def lower_predictions(
         integers(shape.rows),
         integers(shape.rows),
     )
-    platform = jax.default_backend() if sharding is None else next(iter(sharding.device_set)).platform
-    chunks = default_chunks(platform)
-    return _predict.lower(params, *arrays, config=config, num_tokens=config.vocab_size, k=k, dtype=dtype, chunks=chunks)
+    chunks = default_chunks(mesh.devices.flat[0].platform)
+    static: dict[str, Any] = {"config": config, "num_tokens": config.vocab_size, "k": k, "dtype": dtype}
+    return _predict.lower(params, *arrays, mesh=mesh, chunks=chunks, **static)

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mergedistill_jax.products import product
+
 LOWEST = -1e9
 """Finite logit of what is no column of the chunk."""
 
@@ -110,8 +112,27 @@ def _chunk(table: Array, bias: Array, index: Array, width: int) -> tuple[Array, 
 
 def _logits(rows: Array, part: Array, bias: Array, valid: Array) -> Array:
     """[shards, width, n] in float32."""
-    found = jnp.einsum("swd,nd->swn", part.astype(rows.dtype), rows, preferred_element_type=jnp.float32)
+    found = _over_shards(part.astype(rows.dtype), rows, (1, 1))
     return jnp.where(valid[:, None], found + bias[..., None], LOWEST)
+
+
+def _sum_over_chunk(shares: Array) -> Array:
+    """[shards, n] of [shards, width, n] in float32. On a TPU as a product with ones, which hides behind the logits'."""
+
+    def by_ones(shares: Array) -> Array:
+        ones = jnp.ones((_ROWS, shares.shape[1]), jnp.float32)
+        # HIGH keeps 16 bits and more of each share where a matrix unit would round to 8.
+        return jnp.einsum("ow,swn->son", ones, shares, precision=jax.lax.Precision.HIGH)[:, 0]
+
+    return jax.lax.platform_dependent(shares, tpu=by_ones, default=functools.partial(jnp.sum, axis=1))
+
+
+def _over_shards(x: Array, y: Array, axes: tuple[int, int]) -> Array:
+    """`product` of every shard of x [shards, ...] and of y, or of the same shard of y."""
+    if len(x) == 1:
+        return product(x[0], y.reshape(y.shape[-2:]), axes)[None]
+    is_matrix = y.ndim == 2
+    return jax.vmap(functools.partial(product, axes=axes), (0, None if is_matrix else 0))(x, y)
 
 
 def _folded(table: Array, bias: Array, shards: int) -> tuple[Array, Array]:
@@ -122,7 +143,6 @@ def _folded(table: Array, bias: Array, shards: int) -> tuple[Array, Array]:
 def _scores(width: int, shards: int, rows: Array, table: Array, bias: Array, ids: Array) -> tuple[Array, Array, Array]:
     folded, folded_bias = _folded(table, bias, shards)
     size, count = folded.shape[1], len(rows)
-    ones = jnp.ones((_ROWS, width), jnp.float32)
 
     def step(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
         highest, total = carry
@@ -130,9 +150,7 @@ def _scores(width: int, shards: int, rows: Array, table: Array, bias: Array, ids
         logits = _logits(rows, part, part_bias, valid)
         raised = jnp.maximum(highest, jnp.max(logits, axis=1))
         shares = jnp.exp(logits - raised[:, None, :])
-        # HIGH keeps 16 bits and more of each share where a matrix unit would round to 8.
-        summed = jnp.einsum("ow,swn->son", ones, shares, precision=jax.lax.Precision.HIGH)[:, 0]
-        return (raised, total * jnp.exp(highest - raised) + summed), None
+        return (raised, total * jnp.exp(highest - raised) + _sum_over_chunk(shares)), None
 
     # Below LOWEST, so that the first chunk always wins; finite, so that no difference is NaN.
     first = (jnp.full((shards, count), 2 * LOWEST, jnp.float32), jnp.zeros((shards, count), jnp.float32))
@@ -160,8 +178,8 @@ def _backward(width: int, shards: int, saved: tuple, cotangents: tuple) -> tuple
         part, part_bias, valid, start = _chunk(folded, folded_bias, index, width)
         share = jnp.exp(_logits(rows, part, part_bias, valid) - lse) * gradient
         narrow = share.astype(rows.dtype)
-        of_rows += jnp.einsum("swn,swd->snd", narrow, part.astype(rows.dtype), preferred_element_type=jnp.float32)
-        of_part = jnp.einsum("swn,nd->swd", narrow, rows, preferred_element_type=jnp.float32)
+        of_rows += _over_shards(narrow, part.astype(rows.dtype), (0, 0))
+        of_part = _over_shards(narrow, rows, (1, 0))
         of_table = jax.lax.dynamic_update_slice_in_dim(of_table, of_part.astype(table.dtype), start, axis=1)
         of_bias = jax.lax.dynamic_update_slice_in_dim(of_bias, jnp.sum(share, axis=2), start, axis=1)
         return (of_rows, of_table, of_bias), None

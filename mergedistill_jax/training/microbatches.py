@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
+from mergedistill_jax.products import on_each
 from mergedistill_jax.training.partitioning import BATCH_SPEC, DATA, FSDP, batch_parts
 
 REDUCE = ("step", "microbatch")
@@ -59,7 +60,7 @@ def over_microbatches(
             is too small for that.
     """
     if num_microbatches == 1:
-        return gradient
+        return gradient if layout is None else on_each(gradient, layout.mesh)
 
     def looped(params: Any, batch: Mapping[str, Array], shares: Array, key: Array) -> Any:
         return _loop(gradient, params, batch, shares, key, num_microbatches)
@@ -95,7 +96,7 @@ def _reduced_once(looped: Gradient, layout: Layout) -> Gradient:
     """The loop as each chip's own program over the data and fsdp axes; the model axis stays the compiler's."""
     mesh = layout.mesh
     if batch_parts(mesh) == 1:
-        return looped
+        return on_each(looped, mesh)
     divided = jax.tree.map(lambda sharding: sharding.spec, layout.shardings)
     whole = jax.tree.map(lambda spec: P(*(None if axis == FSDP else axis for axis in spec)), divided)
 
