@@ -9,50 +9,43 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from mergedistill_jax.data.batches import (
     SEQIO_ORDER,
     RecordMixture,
     batches,
     describe_mixture,
-    evaluation_batches,
     order_of,
 )
 from mergedistill_jax.data.prefetch import placed_ahead
+from mergedistill_jax.evaluation.heldout import Heldout
 from mergedistill_jax.models.encoder import EncoderConfig, config_fields
 from mergedistill_jax.models.heads import masked_language_model
 from mergedistill_jax.models.huggingface import require_bert
 from mergedistill_jax.models.layers import LayerLoop
 from mergedistill_jax.models.placement import Placement
-from mergedistill_jax.products import on_each
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.start import StartConfig, start_from_teachers
 from mergedistill_jax.training.checkpoints import CheckpointError, Checkpoints, Run, open_run
-from mergedistill_jax.training.distributed import from_host, leads, say, to_host, votes_of_processes
+from mergedistill_jax.training.distributed import from_host, say, to_host
 from mergedistill_jax.training.journal import Journal
 from mergedistill_jax.training.losses import DistillationConfig
-from mergedistill_jax.training.metrics import MetricSums, read_log
 from mergedistill_jax.training.microbatches import require_reduce
 from mergedistill_jax.training.nonfinite import FiniteWatch, NonFiniteError
 from mergedistill_jax.training.optimizer import AdamWConfig
 from mergedistill_jax.training.partitioning import (
     ACTIVATION_AXES,
     LocalRows,
-    batch_parts,
     local_rows,
     make_mesh,
     place_batch,
-    vocabulary_shards,
 )
 from mergedistill_jax.training.program import BatchShape, Program, compile_step, run_program
 from mergedistill_jax.training.schedules import GoldWeight
 from mergedistill_jax.training.shutdown import Preempted, StopRequest
-from mergedistill_jax.training.step import StepConfig, TrainState, make_eval_step
+from mergedistill_jax.training.step import TrainState
 from mergedistill_jax.vocabulary.folder import read_vocabulary
-
-_HELDOUT = "heldout/"
-"""Begins the names of held-out numbers in the log."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,7 +156,6 @@ def train(config: TrainConfig) -> TrainState:
     open_run(config.output, describe_run(config, encoder, mixture))
     loop = LayerLoop(scan=config.scan_layers, rematerialise=config.rematerialise)
     model = masked_language_model(encoder, jnp.dtype(config.dtype), Placement(mesh=mesh, **ACTIVATION_AXES), loop)
-    apply_fn = functools.partial(model.apply, method="projection")
     program = run_program(model, config, _shape(mixture), mesh)
     step_fn = compile_step(program, _shape(mixture), config.batch_size)
 
@@ -171,9 +163,6 @@ def train(config: TrainConfig) -> TrainState:
     start = int(state.step)
     say(_announcement(config, encoder, mixture, state, start, mesh))
 
-    evaluate = None
-    if heldout is not None and config.evaluate_every is not None:
-        evaluate = functools.partial(_evaluate, apply_fn, heldout, config, mesh)
     journal = Journal(
         config.output,
         {"language": mixture.languages, "teacher": mixture.teachers},
@@ -183,7 +172,19 @@ def train(config: TrainConfig) -> TrainState:
         resumed=resumed,
     )
     stream = placed_ahead(made, lambda batch: place_batch(batch, mesh, rows))
-    measured = _Heldout(config=config, evaluate=evaluate, journal=journal)
+    measured = None
+    if heldout is not None and config.evaluate_every is not None:
+        measured = Heldout(
+            mixture=heldout,
+            apply_fn=functools.partial(model.apply, method="projection"),
+            mesh=mesh,
+            every=config.evaluate_every,
+            steps=config.steps,
+            sequences=-(-config.batch_size // config.num_microbatches),  # no more than fits a step
+            vocabulary_chunk=config.vocabulary_chunk,
+            folder=config.output,
+            journal=journal,
+        )
     state, leaves_work = _loop(config, mixture, state, step_fn, measured, checkpoints, journal, rows, stream)
     checkpoints.close()
     journal.close()
@@ -191,41 +192,12 @@ def train(config: TrainConfig) -> TrainState:
     return state
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Heldout:
-    """Which steps are evaluated, and their numbers in the log."""
-
-    config: TrainConfig
-    evaluate: Callable[[Any, Callable[[], bool]], dict[str, float] | None] | None
-    journal: Journal
-
-    def due(self, step: int) -> bool:
-        """Whether a step is one of them."""
-        every = self.config.evaluate_every or self.config.steps
-        return self.evaluate is not None and step > 0 and (step % every == 0 or step == self.config.steps)
-
-    def owed(self, step: int) -> bool:
-        """Whether the sitting before was ended between saving this step and evaluating it; alike on all processes."""
-        if not self.due(step):
-            return False
-        rows = read_log(self.config.output) if leads() else []
-        here = any(row["step"] == step and any(name.startswith(_HELDOUT) for name in row) for row in rows)
-        return not int(votes_of_processes(here))
-
-    def log(self, step: int, params: Any, asked_to_leave: Callable[[], bool]) -> bool:
-        """Evaluates and logs; False where the run was asked to leave before the numbers were there."""
-        numbers = self.evaluate(params, asked_to_leave) if self.evaluate else {}
-        if numbers:
-            self.journal.write(step, numbers)
-        return numbers is not None
-
-
 def _loop(
     config: TrainConfig,
     mixture: RecordMixture,
     state: TrainState,
     step_fn: Callable[..., tuple[TrainState, dict[str, Any]]],
-    heldout: _Heldout,
+    heldout: Heldout | None,
     checkpoints: Checkpoints,
     journal: Journal,
     rows: LocalRows,
@@ -237,7 +209,7 @@ def _loop(
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     watch = FiniteWatch(config.output, rows.numbers)
     with StopRequest() as request, _finished_on_broken_steps(checkpoints):
-        if heldout.owed(start) and not heldout.log(start, state.params, request.agreed):
+        if heldout and heldout.owed(start) and not heldout.log(start, state.params, request.agreed):
             return state, True
         journal.speed.restart()
         for step in range(start + 1, stop + 1):
@@ -248,7 +220,7 @@ def _loop(
             asked = request.agreed()
             # The last step of the run, that is: where a sitting ends, only the checkpoint tells.
             logs = step % config.log_every == 0 or step == config.steps
-            evaluates = heldout.due(step)
+            evaluates = heldout is not None and heldout.due(step)
             saves = asked or step == stop or step % config.save_every == 0
             if not (logs or evaluates or saves):
                 continue
@@ -257,7 +229,7 @@ def _loop(
                 journal.log_means(step)
             if saves:
                 _save(checkpoints, step, state, mixture, journal)
-            if evaluates and not asked:
+            if heldout and evaluates and not asked:
                 checkpoints.wait()  # an evaluation that breaks, or is killed, costs no saved step
                 asked = not heldout.log(step, state.params, request.agreed)
                 if asked and not saves:
@@ -324,41 +296,6 @@ def _position(step: int, mixture: RecordMixture, metric_sums: Mapping[str, Any])
         "vocabulary_hash": mixture.vocabulary_hash,
         "metric_sums": metric_sums,
     }
-
-
-def _evaluate(
-    apply_fn: Callable[..., Any],
-    heldout: RecordMixture,
-    config: TrainConfig,
-    mesh: Mesh,
-    params: Any,
-    asked_to_leave: Callable[[], bool],
-) -> dict[str, float] | None:
-    """Held-out numbers, named `heldout/...`; None where the run is asked to leave before they are there."""
-    step_config = StepConfig(
-        num_sources=len(heldout.sources),
-        has_teacher=heldout.k > 0,
-        chunk_size=config.vocabulary_chunk,
-        vocabulary_shards=vocabulary_shards(heldout.vocabulary_size, mesh),
-    )
-    eval_fn = _compiled_eval(apply_fn, step_config, mesh)
-    sums = MetricSums({"language": heldout.languages})
-    parts = batch_parts(mesh)
-    batch_size = -(-config.batch_size // config.num_microbatches // parts) * parts  # no more than fits a step
-    rows = local_rows(batch_size, mesh)
-    made = evaluation_batches(heldout, batch_size, rows=rows.numbers)
-    for _, placed in placed_ahead(made, lambda batch: place_batch(batch, mesh, rows)):
-        if asked_to_leave():
-            return None
-        sums.add(eval_fn(params, placed))
-    return {f"{_HELDOUT}{name}": value for name, value in sums.means().items()}
-
-
-@functools.cache
-def _compiled_eval(apply_fn: Callable[..., Any], step_config: StepConfig, mesh: Mesh) -> Callable[..., dict[str, Any]]:
-    # The sums whole on every device: each of several processes reads them.
-    step = on_each(make_eval_step(apply_fn, step_config), mesh)
-    return jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def _shape(mixture: RecordMixture) -> BatchShape:

@@ -20,6 +20,7 @@ from small_merge import MODEL, Merge, make_merge, train_config
 
 from mergedistill_jax import cli
 from mergedistill_jax.data.batches import RecordMixture, batches, describe_mixture, evaluation_batches
+from mergedistill_jax.evaluation.heldout import Heldout
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.loading import load_token_counts
@@ -208,7 +209,8 @@ def asked_to_leave(config: TrainConfig, *, at: int) -> int:
         return partitioning.place_batch(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"{train.__module__}.place_batch", place_batch)
+        for module in (train.__module__, Heldout.__module__):
+            patch.setattr(f"{module}.place_batch", place_batch)
         with pytest.raises(Preempted) as left:
             train(config)
     assert left.value.code == 75
@@ -257,7 +259,7 @@ def test_a_run_that_only_microbatches_fit_is_evaluated_in_parts_of_their_size(
             raise MemoryError
         return evaluation_batches(mixture, batch_size, **rows)
 
-    monkeypatch.setattr(f"{train.__module__}.evaluation_batches", watched)
+    monkeypatch.setattr(f"{Heldout.__module__}.evaluation_batches", watched)
     every = {"steps": 2, "log_every": 1, "save_every": 1, "evaluate_every": 1}
     config = train_config(merge, tmp_path, batch_size=24, num_microbatches=2, **every)
     with pytest.raises(MemoryError):
