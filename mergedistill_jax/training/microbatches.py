@@ -30,7 +30,9 @@ ROW_NUMBERS = "row_numbers"
 _AXES = (DATA, FSDP)
 
 Gradient = Callable[[Any, Mapping[str, Array], Array, Array], Any]
-"""(parameters, batch, shares, key) -> two sums over the batch's rows: a gradient like the parameters, and others."""
+"""(parameters, batch, shares, key) -> two sums over the batch's rows: a gradient like the parameters, and others.
+
+A part of a batch has ROW_NUMBERS too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,23 +56,29 @@ def over_microbatches(
 
     Args:
         gradient: of some rows.
-        num_microbatches: 1: the gradient as it is. Else the batch it gets has ROW_NUMBERS too.
+        num_microbatches: 1: no loop; and where the fsdp axis divides the parameters the gradient as it is, for the
+            compiler gathers them layer by layer.
         layout: of the parameters; None: on one device, or as the compiler likes.
         reduce: one of REDUCE; "step" needs rows of every microbatch on every chip, and is "microbatch" where a batch
             is too small for that.
     """
-    if num_microbatches == 1:
-        return gradient if layout is None else on_each(gradient, layout.mesh)
+    if num_microbatches == 1 and (layout is None or layout.mesh.shape[FSDP] > 1):
+        return gradient
 
     def looped(params: Any, batch: Mapping[str, Array], shares: Array, key: Array) -> Any:
+        if num_microbatches == 1:
+            return gradient(params, batch, shares, key)
         return _loop(gradient, params, batch, shares, key, num_microbatches)
 
     def numbered(params: Any, batch: Mapping[str, Array], shares: Array, key: Array) -> Any:
         size = len(next(iter(batch.values())))
+        parts = num_microbatches * (1 if layout is None else batch_parts(layout.mesh))
         summed = looped
-        if layout is not None and reduce == "step" and size % (batch_parts(layout.mesh) * num_microbatches) == 0:
+        if layout is not None and reduce == "step" and size % parts == 0:
             summed = _reduced_once(looped, layout)
-        return summed(params, {**batch, ROW_NUMBERS: jnp.arange(size)}, shares, key)
+        if parts > 1:
+            batch = {**batch, ROW_NUMBERS: jnp.arange(size)}
+        return summed(params, batch, shares, key)
 
     return numbered
 

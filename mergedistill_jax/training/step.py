@@ -144,7 +144,7 @@ def make_train_step(
     parts of the microbatches add up to it, and no second copy of the gradient is made to divide it.
 
     Args:
-        apply_fn: gives a Projection; with dropout it is called with a key and, in microbatches, with row_numbers [b].
+        apply_fn: gives a Projection; with dropout it is called with a key and, for a part of a batch, row_numbers [b].
         optimizer: of the parameters.
         gold_weight: lambda at a step.
         config: of the step.

@@ -62,6 +62,14 @@ def test_gradients_cross_the_chips_once_whatever_the_number_of_microbatches(fsdp
     assert kinds == ({"all-reduce", "reduce-scatter", "all-gather"} if fsdp > 1 else {"all-reduce"})
 
 
+@pytest.mark.parametrize("model", [1, 2])
+def test_a_whole_batch_is_summed_as_microbatches_are_where_nothing_is_divided(model: int) -> None:
+    """Over a data axis alone: one exchange, of as many bytes, in float32."""
+    one, two = (crossing_chips(compiled_collectives(count, model=model), model) for count in (1, 2))
+    assert {found.kind for found in one} == {"all-reduce"}
+    assert sum(found.bytes for found in one) == sum(found.bytes for found in two) > 0
+
+
 def test_reduced_with_every_microbatch_they_cross_in_the_loop() -> None:
     """So the test above could fail."""
     found = compiled_collectives(2, fsdp=2, reduce="microbatch")
