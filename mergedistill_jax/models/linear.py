@@ -65,7 +65,8 @@ def _matrix_product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array
 
 
 def _matrix_product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, kernel = saved
+    # Together, or what is turned for its product would be turned, and kept, before there is a gradient.
+    (x, kernel), gradient = jax.lax.optimization_barrier((saved, gradient))
     of_x = product(gradient, kernel.astype(x.dtype), (1, 1)).astype(x.dtype)
     return of_x, product(x, gradient, (0, 0)).astype(kernel.dtype)
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mergedistill_jax.training.schedules import LearningRate
@@ -23,7 +24,7 @@ class AdamWConfig:
     def optimizer(self, steps: int) -> optax.GradientTransformation:
         """The optimizer of a run of `steps` steps."""
         return optax.chain(
-            optax.clip_by_global_norm(self.max_gradient_norm),
+            clip_by_global_norm(self.max_gradient_norm),
             optax.adamw(
                 self.learning_rate.schedule(steps),
                 b1=self.beta1,
@@ -33,6 +34,22 @@ class AdamWConfig:
                 mask=decayed,
             ),
         )
+
+
+def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
+    """Optax's of the same name, as one factor: gradients whose global norm is larger than `largest` get that norm.
+
+    optax divides each gradient, and a compiler that does not repeat divisions stores what it divided: a second copy of
+    the gradient of the vocabulary's table, written once and read three times.
+    """
+
+    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
+        del params
+        norm = optax.global_norm(updates)
+        factor = jnp.where(norm < largest, 1.0, largest / norm)
+        return jax.tree.map(lambda update: update * factor.astype(update.dtype), updates), state
+
+    return optax.GradientTransformation(lambda _params: optax.EmptyState(), update)
 
 
 def decayed(params: Any) -> Any:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mergedistill_jax.models.encoder import gelu
+from mergedistill_jax.models.activations import gelu
 from mergedistill_jax.models.linear import LayerNorm, dense, sum_over_positions
 
 X = jnp.asarray(np.random.default_rng(0).normal(3.0, 2.0, (2, 5, 6)), jnp.float32)
@@ -66,7 +66,7 @@ def test_dense_is_an_einsum_in_value_and_gradient(features: int | tuple[int, ...
     )
 
 
-def test_gelu_in_bfloat16_is_the_exact_one_up_to_rounding() -> None:
+def test_gelu_in_bfloat16_is_the_exact_one_up_to_rounding_and_so_is_its_slope() -> None:
     """Against float64: within one unit in the last place of bfloat16, both tails included."""
     from math import erfc  # noqa: PLC0415 - this test alone
 
@@ -79,3 +79,5 @@ def test_gelu_in_bfloat16_is_the_exact_one_up_to_rounding() -> None:
     density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
     expected = np.array([0.5 * erfc(-value / np.sqrt(2)) for value in x]) + x * density
     np.testing.assert_allclose(np.asarray(slope, np.float64), expected, atol=6e-3)
+    wide = jax.vmap(jax.grad(gelu))(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(np.asarray(wide, np.float64), expected, atol=1e-6)

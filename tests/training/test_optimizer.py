@@ -9,7 +9,7 @@ import pytest
 
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import MaskedLanguageModel
-from mergedistill_jax.training.optimizer import AdamWConfig, decayed
+from mergedistill_jax.training.optimizer import AdamWConfig, clip_by_global_norm, decayed
 from mergedistill_jax.training.schedules import LearningRate
 
 
@@ -66,3 +66,13 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
     _, state = optimizer.update({"kernel": jnp.array([3.0, 4.0])}, optimizer.init(params), params)
     first_moment = optax.tree_utils.tree_get(state, "mu")["kernel"]
     np.testing.assert_allclose(first_moment, [0.06, 0.08], rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.01, 1.0, 100.0])
+def test_clipping_is_optax_s(scale: float) -> None:
+    gradient = {"kernel": scale * jnp.array([[0.3, -0.2], [0.1, 0.5]]), "bias": scale * jnp.array([0.7, -0.4])}
+    ours, theirs = clip_by_global_norm(1.0), optax.clip_by_global_norm(1.0)
+    found, state = ours.update(gradient, ours.init(gradient))
+    expected, expected_state = theirs.update(gradient, theirs.init(gradient))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6), found, expected)
+    assert state == expected_state  # so that checkpoints stay what they are
