@@ -1,5 +1,6 @@
 """One training step of a student beside transformers + torch on the same machine: tokens per second and peak memory.
 
+    python benchmarks/training.py --rounds 3 --dtype bfloat16 --huge_pages
     python benchmarks/training.py --rounds 3 --dtype bfloat16
     python benchmarks/training.py --rounds 3 --dtype float32
 
@@ -10,7 +11,8 @@ positions. `linen` is the plain way in JAX: Linen's own layers, the masked rows 
 vocabulary, gold labels. Ours runs the real step of `mergedistill train`, gold labels and top-8 of a teacher, and as
 `ours_gold` gold labels alone, which is what the other two do. Every measurement is a process of its own, the engines
 take turns, and the table holds medians; peak memory is the process's largest resident set, and beside it what the step
-adds to the memory before it: the model, its optimizer, and the libraries.
+adds to the memory before it: the model, its optimizer, and the libraries. `--huge_pages` has the C library ask the
+system for pages of 2 MB, for every engine: GLIBC_TUNABLES=glibc.malloc.hugetlb=1.
 
 With `--accelerator` (one GPU or TPU): BERT-base, length 512, vocabulary 120,000; torch with compile and sdpa.
 """
@@ -253,6 +255,7 @@ def main() -> None:
     parser.add_argument("--accelerator", action="store_true")
     parser.add_argument("--batch", type=int, help="sequences of a batch")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the matrix products")
+    parser.add_argument("--huge_pages", action="store_true", help="2 MB a page, where the system gives them (glibc)")
     parser.add_argument("--engine", choices=ENGINES, help="measures this one here and prints JSON")
     arguments = parser.parse_args()
     size = dict(BASE if arguments.accelerator else SMALL)
@@ -271,16 +274,18 @@ def main() -> None:
     # Linen's way makes dense logits: at the size for an accelerator they would not fit.
     engines = [engine for engine in ENGINES if engine != "linen" or not arguments.accelerator]
     results: dict[str, list[dict[str, float]]] = {engine: [] for engine in engines}
+    environment = {**os.environ} | ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if arguments.huge_pages else {})
     for _ in range(arguments.rounds):
         for engine in engines:
             command = [sys.executable, *sys.argv, "--engine", engine]
-            told = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ).stdout  # noqa: S603
+            told = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout  # noqa: S603
             results[engine].append(json.loads(told.splitlines()[-1]))
     median = {
         engine: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
         for engine, runs in results.items()
     }
-    print(f"{size}, {dtype}, {os.cpu_count()} cores, {arguments.rounds} rounds of {arguments.steps} steps")
+    pages = "huge pages" if arguments.huge_pages else "pages as they come"
+    print(f"{size}, {dtype}, {pages}, {os.cpu_count()} cores, {arguments.rounds} rounds of {arguments.steps} steps")
     print("| engine | tokens/s | times torch | peak MB | share of torch's | step MB | share of torch's | loss |")
     print("|---|---|---|---|---|---|---|---|")
     base = median["torch"]
