@@ -27,8 +27,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from launch.actions import Actions
 from launch.commands import CommandError, Runner
-from launch.configuration import LaunchConfig, add_flags, read_config, split_arguments
+from launch.configuration import LaunchConfig, read_config
 from launch.stage_command import CARRIED, StageCommand, archive_command, commit_hash, stage_command, uncommitted
 
 ASKED_TO_LEAVE = 75
@@ -305,32 +306,19 @@ def job_status(statuses: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Does one action; returns the exit status."""
-    given, stage = split_arguments(arguments)
-    parser = argparse.ArgumentParser(prog="python -m launch.tpu_vm", description="A stage on a slice of TPU VMs.")
-    shared = argparse.ArgumentParser(add_help=False)
-    add_flags(shared)
-    shared.add_argument("--dry_run", action="store_true", help="print the commands, run none")
-    actions = parser.add_subparsers(dest="action", required=True)
-    for name in ("create", "install", "run", "status", "resume"):
-        actions.add_parser(name, parents=[shared], help="takes -- STAGE FLAGS" if name in ("run", "resume") else None)
-    actions.add_parser("log", parents=[shared]).add_argument("--worker", type=int, default=0)
-    collect = actions.add_parser("collect", parents=[shared])
-    collect.add_argument("source", help="gs://...")
-    collect.add_argument("folder", help="on this machine")
-    actions.add_parser("delete", parents=[shared]).add_argument("--yes", metavar="NAME", help="name what is deleted")
-    flags = parser.parse_args(given)
-    try:
-        return _act(flags, stage)
-    except (ValueError, OSError) as error:
-        print(f"launch.tpu_vm: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return Actions(
+        program="launch.tpu_vm",
+        description="A stage on a slice of TPU VMs.",
+        staged=("run", "resume"),
+        plain=("create", "install", "status", "log"),
+        act=_act,
+        flags={"log": {"--worker": {"type": int, "default": 0}}},
+    ).run(arguments)
 
 
 def _act(flags: argparse.Namespace, stage: Sequence[str]) -> int:
     config = read_config(vars(flags))
     slice_ = TpuVm(config, Runner(dry_run=flags.dry_run, attempts=config.attempts, pause_s=config.poll_s))
-    if stage and flags.action not in ("run", "resume"):
-        raise ValueError(f"{flags.action}: found a stage after --, expected one only for `run` and `resume`")
 
     def staged() -> StageCommand:
         return stage_command(stage, commit_hash(config.commit))

@@ -20,8 +20,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from launch.actions import Actions
 from launch.commands import Runner
-from launch.configuration import LaunchConfig, add_flags, read_config, split_arguments
+from launch.configuration import LaunchConfig, read_config
 from launch.stage_command import CARRIED, StageCommand, archive_command, commit_hash, stage_command, uncommitted
 
 RESTART_ON = "75"
@@ -151,32 +152,18 @@ def pod_command(stage: StageCommand, *, install: bool) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Does one action; returns the exit status."""
-    given, stage = split_arguments(arguments)
-    parser = argparse.ArgumentParser(prog="python -m launch.xpk", description="A stage as a workload of a GKE cluster.")
-    shared = argparse.ArgumentParser(add_help=False)
-    add_flags(shared)
-    shared.add_argument("--dry_run", action="store_true", help="print the commands, run none")
-    actions = parser.add_subparsers(dest="action", required=True)
-    actions.add_parser("create", parents=[shared], help="takes -- STAGE FLAGS")
-    for name in ("list", "wait", "log"):
-        actions.add_parser(name, parents=[shared])
-    collect = actions.add_parser("collect", parents=[shared])
-    collect.add_argument("source", help="gs://...")
-    collect.add_argument("folder", help="on this machine")
-    actions.add_parser("delete", parents=[shared]).add_argument("--yes", metavar="NAME", help="name what is deleted")
-    flags = parser.parse_args(given)
-    try:
-        return _act(flags, stage)
-    except (ValueError, OSError) as error:
-        print(f"launch.xpk: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return Actions(
+        program="launch.xpk",
+        description="A stage as a workload of a GKE cluster.",
+        staged=("create",),
+        plain=("list", "wait", "log"),
+        act=_act,
+    ).run(arguments)
 
 
 def _act(flags: argparse.Namespace, stage: Sequence[str]) -> int:
     config = read_config(vars(flags))
     workload = Xpk(config, Runner(dry_run=flags.dry_run, attempts=config.attempts, pause_s=config.poll_s))
-    if stage and flags.action != "create":
-        raise ValueError(f"{flags.action}: found a stage after --, expected one only for `create`")
     done: dict[str, Callable[[], int | None]] = {
         "create": lambda: workload.create(stage_command(stage, commit_hash(config.commit))),
         "list": workload.list,
