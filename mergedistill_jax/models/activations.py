@@ -38,8 +38,9 @@ def _forward(x: Array) -> tuple[Array, Array]:
 
 
 def _backward(x: Array, gradient: Array) -> tuple[Array]:
-    # Behind a barrier: a compiler that sees that it made tanh or erf before would keep them, in float32.
-    wide = jax.lax.optimization_barrier(x).astype(jnp.float32 if x.dtype == jnp.bfloat16 else x.dtype)
+    # A CPU's compiler that sees that it made tanh or erf before would keep them, in float32; a TPU's does not.
+    x = jax.lax.platform_dependent(x, tpu=lambda x: x, default=jax.lax.optimization_barrier)
+    wide = x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x
     if x.dtype == jnp.bfloat16:
         tanh = _tanh(wide)
         share = 0.5 * (1.0 + tanh)
