@@ -29,6 +29,7 @@ from small_merge import Merge, train_config
 
 from mergedistill_jax import cli
 from mergedistill_jax import train as verb
+from mergedistill_jax.evaluation import heldout
 from mergedistill_jax.training import distributed
 from mergedistill_jax.training.nonfinite import NonFiniteError
 from mergedistill_jax.training.shutdown import Preempted
@@ -39,7 +40,10 @@ SETTINGS: dict[str, Any] = {"steps": 20, "log_every": 5, "save_every": 10, "eval
 
 @contextmanager
 def at_batch(number: int, function: Callable[[], None]) -> Iterator[None]:
-    """Calls a function before the batch of that number, counted from 1, is placed: two steps before its own."""
+    """Calls a function before the batch of that number, counted from 1, is placed: two steps before its own.
+
+    Those of evaluations count too.
+    """
     place, calls = verb.place_batch, iter(range(1, 10**9))
 
     def place_batch(*arguments: Any) -> Any:
@@ -47,11 +51,11 @@ def at_batch(number: int, function: Callable[[], None]) -> Iterator[None]:
             function()
         return place(*arguments)
 
-    verb.place_batch = place_batch
+    verb.place_batch = heldout.place_batch = place_batch
     try:
         yield
     finally:
-        verb.place_batch = place
+        verb.place_batch = heldout.place_batch = place
 
 
 def tell_each_other() -> dict[str, Any]:
