@@ -200,6 +200,7 @@ def evaluate_config(merge: Merge, root: Path, **changes: Any) -> EvaluateConfig:
     return EvaluateConfig(**{**fields, **changes})
 
 
+@pytest.mark.slow
 def test_the_report_holds_every_score_that_was_measured(
     merge: Merge, report: tuple[Path, Report, EvaluateConfig]
 ) -> None:

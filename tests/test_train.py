@@ -79,6 +79,7 @@ def assert_same_run(folder: Path, state: TrainState, undisturbed: tuple[Path, Tr
         assert (folder / name).read_bytes() == (undisturbed[0] / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_student_follows_its_teachers_first_and_the_gold_labels_then(undisturbed: tuple[Path, TrainState]) -> None:
     """The teachers are random, so that what they say and the gold labels are two things to learn."""
     steps = [row for row in read_log(undisturbed[0]) if "gold_loss" in row]
@@ -313,6 +314,7 @@ def test_a_checkpoint_of_other_records_is_refused(merge: Merge, tmp_path: Path) 
         train(config)
 
 
+@pytest.mark.slow
 def test_a_teacher_is_trained_on_gold_labels_alone(merge: Merge, tmp_path: Path) -> None:
     vocabulary = merge.vocabulary
     mixture = add_students_mixture([merge.masked["en"]], vocabulary, name="small_masked")

@@ -637,6 +637,7 @@ def test_sampled_targets_of_other_draws_are_found_by_replay(tmp_path, drawn, tea
     refused(drawn, f"{TFRECORD}: record 0: field log_probs: found a difference", teachers["en"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

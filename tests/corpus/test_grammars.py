@@ -212,6 +212,7 @@ def test_no_word_is_common_enough_to_be_a_good_guess(sentences, language):
     assert len(counts) > 900
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_word_before_says_a_lot_about_a_word(language):
     """Bits per held-out word of a unigram and of an interpolated bigram model, both counted on other documents."""

@@ -221,6 +221,7 @@ def test_every_epoch_of_a_language_has_each_of_its_records_once(mixture):
     assert max(orders) - min(orders) <= 1
 
 
+@pytest.mark.slow
 def test_the_same_examples_as_seqio_gives_of_the_same_tasks(mixture):
     """What a user of seqio.get_dataset sees, of every source and in the mixture's shapes; the orders are two."""
     ours = Counter(row for batch in evaluation_batches(mixture, 13) for row in rows_of(batch))
@@ -247,6 +248,7 @@ def register_with(name, folder, vocabulary, *more):
     return name
 
 
+@pytest.mark.slow
 def test_preprocessors_of_a_users_own_are_applied_in_seqios_order(folders, vocabulary):
     """A short-sequence filter: our order, which counts records, could not follow it, and so gives way."""
 

@@ -188,6 +188,7 @@ def loss_by_bias(made: Made, name: str, shard: int) -> tuple[float, int]:
     return -float(log_probs[gold].sum()), len(gold)
 
 
+@pytest.mark.slow
 def test_the_entries_tell_the_exact_loss_of_the_same_words(made: Made) -> None:
     manifests = {name: read_manifest(folder) for name, folder in made.folders.items()}
     for name, one in manifests.items():

@@ -55,6 +55,7 @@ def direct(reader: Reader, ids: list[int], position: int) -> list[str]:
     return [reader.tokens[i] for i in np.argsort(-np.asarray(logits[0, 0]))[:3]]
 
 
+@pytest.mark.slow
 def test_a_gap_moves_with_the_words_that_are_spelled_out() -> None:
     reader = reader_of(size_of(len(STUDENT)), cut_map(), STUDENT)
     ids = np.array([CLS, DER, HUND, HUND, E, MASK, DOT, SEP], np.int32)

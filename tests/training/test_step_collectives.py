@@ -47,6 +47,7 @@ def crossing_chips(found: tuple[Collective, ...], model: int) -> list[Collective
     return [one for one in found if len({place // model for place in one.group}) > 1 or one.kind == PERMUTE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fsdp", "model"), [(1, 1), (8, 1), (2, 1), (1, 2), (2, 2)])
 def test_gradients_cross_the_chips_once_whatever_the_number_of_microbatches(fsdp: int, model: int) -> None:
     """In the loop nothing but what the model axis shares of activations; outside, as many bytes with 2 as with 4.

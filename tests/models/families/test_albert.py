@@ -36,6 +36,7 @@ def folder(theirs, tmp_path):
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("embedding_size", "layers", "groups", "activation"),
     [(8, 3, 1, "gelu_new"), (12, 2, 1, "gelu"), (6, 4, 2, "relu"), (8, 2, 2, "silu")],

@@ -29,6 +29,7 @@ def folder(theirs, tmp_path):
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("activation", "sinusoidal"), [("gelu", False), ("relu", True), ("gelu_new", False)])
 def test_outputs_equal_those_of_transformers(tmp_path, activation, sinusoidal):
     theirs = their_model("DistilBertForMaskedLM", **SIZE, activation=activation, sinusoidal_pos_embds=sinusoidal)

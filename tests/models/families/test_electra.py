@@ -36,6 +36,7 @@ def folder(theirs, tmp_path):
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("embedding_size", "activation"), [(8, "gelu"), (12, "gelu_new"), (20, "relu")])
 def test_outputs_equal_those_of_transformers(tmp_path, embedding_size, activation):
     theirs = their_model("ElectraForMaskedLM", **SIZE, embedding_size=embedding_size, hidden_act=activation)

@@ -53,6 +53,7 @@ def folder(theirs, tmp_path):
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [

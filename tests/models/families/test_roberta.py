@@ -41,6 +41,7 @@ def folder(theirs, tmp_path):
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "activation", "pad_id"),
     [
