@@ -1,7 +1,5 @@
 """GELU with its own gradient, which is made of the input alone: nothing else is kept for the backward pass."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -30,7 +28,10 @@ def _tanh(x: Array) -> Array:
 
 
 def _polynomial(factors: tuple[float, ...], x: Array) -> Array:
-    return functools.reduce(lambda total, factor: total * x + factor, reversed(factors))
+    total = jnp.full_like(x, factors[-1])
+    for factor in reversed(factors[:-1]):
+        total = total * x + factor
+    return total
 
 
 def _forward(x: Array) -> tuple[Array, Array]:

@@ -43,13 +43,12 @@ def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
     the gradient of the vocabulary's table, written once and read three times.
     """
 
-    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
-        del params
+    def update(updates: Any, _params: Any) -> Any:
         norm = optax.global_norm(updates)
         factor = jnp.where(norm < largest, 1.0, largest / norm)
-        return jax.tree.map(lambda update: update * factor.astype(update.dtype), updates), state
+        return jax.tree.map(lambda update: update * factor.astype(update.dtype), updates)
 
-    return optax.GradientTransformation(lambda _params: optax.EmptyState(), update)
+    return optax.stateless(update)
 
 
 def decayed(params: Any) -> Any:
