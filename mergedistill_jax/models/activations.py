@@ -1,4 +1,10 @@
-"""GELU with its own gradient, which is made of the input alone: nothing else is kept for the backward pass."""
+"""Activations by the names of Hugging Face's configs.
+
+GELU has its own gradient, which is made of the input alone: nothing else is kept for the backward pass.
+"""
+
+import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -54,3 +60,11 @@ def _backward(x: Array, gradient: Array) -> tuple[Array]:
 
 
 gelu.defvjp(_forward, _backward)
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": gelu,
+    "gelu_new": functools.partial(nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
+    "relu": nn.relu,
+    "silu": nn.silu,
+}

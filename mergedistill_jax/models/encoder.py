@@ -17,20 +17,12 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from mergedistill_jax.models.activations import gelu
+from mergedistill_jax.models.activations import ACTIVATIONS
 from mergedistill_jax.models.attention import head_seeds
 from mergedistill_jax.models.dropout import Dropout
 from mergedistill_jax.models.layers import UNROLLED, LayerLoop, run_layers
 from mergedistill_jax.models.linear import LayerNorm, dense
 from mergedistill_jax.models.placement import UNPLACED, Placement
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": gelu,
-    "gelu_new": functools.partial(nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
-    "relu": nn.relu,
-    "silu": nn.silu,
-}
 
 MASKED_SCORE = -1e9
 """Finite score of an attention key that is padding: a row without any key stays finite, in the gradient too."""

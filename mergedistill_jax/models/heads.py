@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from mergedistill_jax.models.encoder import ACTIVATIONS, Encoder, EncoderConfig
+from mergedistill_jax.models.activations import ACTIVATIONS
+from mergedistill_jax.models.encoder import Encoder, EncoderConfig
 from mergedistill_jax.models.layers import UNROLLED, LayerLoop
 from mergedistill_jax.models.linear import LayerNorm, dense
 from mergedistill_jax.models.modernbert import ModernBertConfig, ModernBertEncoder

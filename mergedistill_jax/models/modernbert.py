@@ -17,7 +17,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from mergedistill_jax.models.encoder import ACTIVATIONS, attend
+from mergedistill_jax.models.activations import ACTIVATIONS
+from mergedistill_jax.models.encoder import attend
 from mergedistill_jax.models.linear import LayerNorm, dense
 
 FULL, LOCAL = "full_attention", "sliding_attention"

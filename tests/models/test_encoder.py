@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mergedistill_jax.models.encoder import ACTIVATIONS, Encoder, EncoderConfig, sinusoidal_init
+from mergedistill_jax.models.activations import ACTIVATIONS
+from mergedistill_jax.models.encoder import Encoder, EncoderConfig, sinusoidal_init
 from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.models.layers import REMATERIALISE, LayerLoop
 from mergedistill_jax.models.linear import LayerNorm
