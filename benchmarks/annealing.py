@@ -23,11 +23,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mergedistill_jax.configs.schedules import GoldWeight
 from mergedistill_jax.evaluation.display import metric_of, model_label
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.training.checkpoints import read_run
 from mergedistill_jax.training.metrics import read_log
-from mergedistill_jax.training.schedules import GoldWeight
 
 LOGGED = {
     "masked_accuracy": "heldout/masked_accuracy",

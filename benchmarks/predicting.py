@@ -120,7 +120,7 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     import torch  # noqa: PLC0415 - a benchmark's and the tests' dependency alone
     from transformers import BertConfig, BertForMaskedLM  # noqa: PLC0415
 
-    from mergedistill_jax.corpus.masking import MaskingConfig  # noqa: PLC0415
+    from mergedistill_jax.configs.masking import MaskingConfig  # noqa: PLC0415
     from mergedistill_jax.corpus.packing import masked_records  # noqa: PLC0415
     from mergedistill_jax.vocabulary.tokenizer import load_tokenizer  # noqa: PLC0415
 
@@ -153,7 +153,7 @@ Predictions = list[tuple[np.ndarray, np.ndarray]]
 
 def engine_here(folder: Path, args: argparse.Namespace) -> Callable[[Sequences], Predictions]:
     """predict_records."""
-    from mergedistill_jax.corpus.masking import MaskingConfig  # noqa: PLC0415
+    from mergedistill_jax.configs.masking import MaskingConfig  # noqa: PLC0415
     from mergedistill_jax.schema import Record  # noqa: PLC0415
     from mergedistill_jax.teachers.buckets import expected_rows  # noqa: PLC0415
     from mergedistill_jax.teachers.inference import predict_records  # noqa: PLC0415
@@ -360,7 +360,8 @@ def measured_peak() -> dict[str, float]:
 
 def predict_corpus(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Runs the stage on --documents documents of generated text."""
-    from mergedistill_jax.predict import PredictConfig, predict  # noqa: PLC0415
+    from mergedistill_jax.configs.predict import PredictConfig  # noqa: PLC0415
+    from mergedistill_jax.predict import predict  # noqa: PLC0415
     from tasks.corpora import add_grammar  # noqa: PLC0415
 
     corpus = add_grammar("en", {"train": (0, args.documents)})

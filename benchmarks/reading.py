@@ -26,18 +26,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.losses import DistillationConfig
+from mergedistill_jax.configs.optimizer import AdamWConfig
+from mergedistill_jax.configs.schedules import GoldWeight, LearningRate
 from mergedistill_jax.data.batches import RecordMixture, batches, describe_mixture, seqio_dataset
 from mergedistill_jax.data.prefetch import placed_ahead
 from mergedistill_jax.data.records import add_record_mixture, add_record_task
 from mergedistill_jax.manifest import Identity, open_for_writing, write_shard
-from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import masked_language_model
 from mergedistill_jax.schema import Record
-from mergedistill_jax.training.losses import DistillationConfig
-from mergedistill_jax.training.optimizer import AdamWConfig
 from mergedistill_jax.training.partitioning import make_mesh, place_batch
 from mergedistill_jax.training.program import BatchShape, run_program
-from mergedistill_jax.training.schedules import GoldWeight, LearningRate
 from mergedistill_jax.vocabulary.folder import write_vocabulary
 from mergedistill_jax.vocabulary.id_map import DROPPED, IdMap, ragged_map, whole_map
 from mergedistill_jax.vocabulary.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer, wrap_tokenizer

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from packing import first_documents, in_shards, tokenizer_of
 
-from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.configs.masking import MaskingConfig
 from mergedistill_jax.corpus.packing import masked_records
 from mergedistill_jax.evaluation.rounding import kl_of_candidates, kl_with_rest, rounding_error
 from mergedistill_jax.schema import VERSIONS, Layout, Record, encode_record

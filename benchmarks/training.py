@@ -126,14 +126,14 @@ def run_ours(size: dict[str, int], steps: int, *, gold: bool, dtype: str, accele
     import jax.numpy as jnp  # noqa: PLC0415
     import numpy as np  # noqa: PLC0415
 
-    from mergedistill_jax.models.encoder import EncoderConfig  # noqa: PLC0415
+    from mergedistill_jax.configs.encoder import EncoderConfig  # noqa: PLC0415
+    from mergedistill_jax.configs.losses import DistillationConfig  # noqa: PLC0415
+    from mergedistill_jax.configs.optimizer import AdamWConfig  # noqa: PLC0415
+    from mergedistill_jax.configs.schedules import GoldWeight, LearningRate  # noqa: PLC0415
     from mergedistill_jax.models.heads import masked_language_model  # noqa: PLC0415
     from mergedistill_jax.models.placement import Placement  # noqa: PLC0415
-    from mergedistill_jax.training.losses import DistillationConfig  # noqa: PLC0415
-    from mergedistill_jax.training.optimizer import AdamWConfig  # noqa: PLC0415
     from mergedistill_jax.training.partitioning import ACTIVATION_AXES, make_mesh, place_batch  # noqa: PLC0415
     from mergedistill_jax.training.program import BatchShape, compile_step, run_program  # noqa: PLC0415
-    from mergedistill_jax.training.schedules import GoldWeight, LearningRate  # noqa: PLC0415
 
     encoder = EncoderConfig(
         vocab_size=size["vocabulary"],

@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab
+from mergedistill_jax.configs.vocab import UnionConfig, VocabConfig
+from mergedistill_jax.vocab import vocab
 from mergedistill_jax.vocabulary.canonical import canonical_tokens
 from mergedistill_jax.vocabulary.learning import learn_wordpiece
 from mergedistill_jax.vocabulary.report import table

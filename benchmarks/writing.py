@@ -25,8 +25,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from mergedistill_jax.configs.predict import PredictConfig
 from mergedistill_jax.corpus import sources
-from mergedistill_jax.predict import PredictConfig, predict
+from mergedistill_jax.predict import predict
 from mergedistill_jax.teachers.corpus_hashes import summarise
 from mergedistill_jax.teachers.writer import corpus_documents
 from tasks import corpora

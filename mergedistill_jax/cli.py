@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with status 75 a training run that SIGTERM asked to leave, after it has saved.
     """
+    _quiet_tensorflow()
     if not os.environ.get("MERGEDISTILL_DISTRIBUTED"):
         return _main(arguments)
     distributed = importlib.import_module("mergedistill_jax.training.distributed")
@@ -75,8 +76,6 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _run(arguments: Sequence[str]) -> None:
     dry_run = "--dry_run" in arguments
     stage, gin_files, search_paths, bindings = parse([argument for argument in arguments if argument != "--dry_run"])
-    with _quiet_libraries():
-        importlib.import_module(f"mergedistill_jax.{STAGES[stage][0]}")
     if dry_run:
         print(describe_stage(stage, gin_files, bindings, search_paths))
     else:
@@ -108,21 +107,13 @@ def _lead_alone(function: Callable[[], int]) -> int:
     return importlib.import_module("mergedistill_jax.training.distributed").lead_alone(function)
 
 
-@contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keeps TensorFlow's start-up notices, which its C++ code prints before any setting is read, off standard error."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # and after start-up: it only reads files here
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+def _quiet_tensorflow() -> None:
+    """Keeps TensorFlow's start-up notices off standard error; must run before it is imported.
+
+    It reads and writes files here, and computes nothing: oneDNN's notice, which no log level holds back, goes with it.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
 def usage() -> str:
@@ -184,8 +175,7 @@ def run_stage(
     """
     command = command_line(stage, gin_files, bindings)
     print(f"$ {command}", flush=True)
-    with _quiet_libraries():
-        config = configure(stage, gin_files, bindings, search_paths)
+    config = configure(stage, gin_files, bindings, search_paths)
     module, _, _ = STAGES[stage]
     verb: Callable[..., Any] = getattr(importlib.import_module(f"mergedistill_jax.{module}"), module)
     output = getattr(config, "output", None)
@@ -262,11 +252,10 @@ def describe_stage(
     describe: Callable[..., str] | None = getattr(
         importlib.import_module(f"mergedistill_jax.{module}"), "describe", None
     )
-    with _quiet_libraries():
-        if describe is not None:
-            return describe(configure(stage, gin_files, bindings, search_paths))
-        with _usage_errors(gin_files):
-            _parse_files(gin_files, bindings, search_paths)
+    if describe is not None:
+        return describe(configure(stage, gin_files, bindings, search_paths))
+    with _usage_errors(gin_files):
+        _parse_files(gin_files, bindings, search_paths)
     return f"# would run: {command_line(stage, gin_files, bindings)}\n\n{gin.config_str()}"
 
 
@@ -277,7 +266,7 @@ def configure(stage: str, gin_files: Sequence[str], bindings: Sequence[str], sea
         UsageError: a file is missing, a name is misspelt, a required value is not given, or one is of another type.
     """
     module, config_name, _ = STAGES[stage]
-    config_class = getattr(importlib.import_module(f"mergedistill_jax.{module}"), config_name)
+    config_class = getattr(importlib.import_module(f"mergedistill_jax.configs.{module}"), config_name)
     with _usage_errors(gin_files):
         _parse_files(gin_files, bindings, search_paths)
         with gin.unlock_config():

@@ -8,6 +8,8 @@ from typing import Any
 
 from etils import epath
 
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.evaluate import EvaluateConfig
 from mergedistill_jax.data.batches import RecordMixture, describe_mixture
 from mergedistill_jax.evaluation.fills import Reader, fill_examples, teacher_reader
 from mergedistill_jax.evaluation.masked_words import (
@@ -20,7 +22,6 @@ from mergedistill_jax.evaluation.masked_words import (
 )
 from mergedistill_jax.evaluation.report import Fill, Report, Vocabulary, console_table, write_report
 from mergedistill_jax.manifest import MANIFEST_NAME, Manifest, read_manifest, require_equal
-from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.stage_log import StageTime, read_stage_times
 from mergedistill_jax.teachers.inference import Teacher
@@ -33,39 +34,6 @@ from mergedistill_jax.vocabulary.id_map import IdMap
 
 FINETUNE_RESULT = "result.json"
 TAGGING_METRICS = {"pos": {"tagging_f1": "tagging_f1"}, "ner": {"entity_f1": "ner_f1"}}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """What to score and report.
-
-    Attributes:
-        output: folder for report.json and report.html.
-        heldout: mixture of held-out records, one folder per language, predicted by that language's teacher.
-        heldout_union: mixture of the same held-out texts cut by the student's own tokenizer (`predict` with
-            tokenizer = the student's vocabulary folder hides the same words): scores under the policy `union`, beside
-            those of `heldout`, which is `teacher_routed`.
-        train_records: for each language a folder whose gold labels give the most-frequent-token baseline.
-        teachers: for each language the Hugging Face folder of its teacher.
-        students: run folders by name: "student", "student_gold", any other.
-        finetuned: for each model name the output folders of finetune.
-        teacher_runs: run folders of teachers trained here, by language, for their curves.
-        run_folder: where the stages' times and commands are gathered from, or None.
-        examples: sentences per language filled in by teacher and student.
-    """
-
-    output: str
-    heldout: str
-    teachers: Mapping[str, str]
-    students: Mapping[str, str]
-    heldout_union: str | None = None
-    train_records: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    finetuned: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-    teacher_runs: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    run_folder: str | None = None
-    title: str = "Teachers and student"
-    batch_size: int = 32
-    examples: int = 3
 
 
 def evaluate(config: EvaluateConfig) -> Report:

@@ -1,18 +1,17 @@
 """Stage 5: a run's newest checkpoint to a folder that transformers loads: weights, tokenizer, model card."""
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.export import ExportConfig
 from mergedistill_jax.evaluation.metrics import relative_deviation
 from mergedistill_jax.files import write_atomically
-from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.huggingface import save_masked_lm
 from mergedistill_jax.models.model_card import Evaluation, Teacher, model_card
 from mergedistill_jax.models.tokenizer_files import SpecialTokens
@@ -23,27 +22,6 @@ from mergedistill_jax.vocabulary.tokenizer import TOKENIZER_FILE
 
 EXPORT_FILE = "export.json"
 SCORES_SHOWN = {"masked_accuracy": "masked words", "tagging_f1": "part of speech", "ner_f1": "named entities"}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportConfig:
-    """What to export.
-
-    Attributes:
-        run: folder written by train.
-        output: folder to write; an older export there is replaced.
-        vocabulary: its vocabulary folder; by default where the run found it.
-        languages: for the model card.
-        name: for the model card; the output folder's name by default.
-        report: folder with a report.json of evaluate, whose scores go into the card, or None.
-    """
-
-    run: str
-    output: str
-    vocabulary: str | None = None
-    languages: Sequence[str] = ()
-    name: str | None = None
-    report: str | None = None
 
 
 def export(config: ExportConfig) -> None:

@@ -9,8 +9,9 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
-from mergedistill_jax.corpus.masking import MaskingConfig
-from mergedistill_jax.corpus.packing import masked_records, require_packing
+from mergedistill_jax.configs.predict import PredictConfig
+from mergedistill_jax.configs.worker import Worker, parse_worker
+from mergedistill_jax.corpus.packing import masked_records
 from mergedistill_jax.manifest import Identity, Manifest, ShardEntry, open_for_writing, read_manifest
 from mergedistill_jax.schema import Record
 from mergedistill_jax.teachers.buckets import expected_rows
@@ -18,88 +19,10 @@ from mergedistill_jax.teachers.corpus_hashes import CorpusSummary, known_summary
 from mergedistill_jax.teachers.hub import Source, find_teacher
 from mergedistill_jax.teachers.inference import Teacher, predict_records
 from mergedistill_jax.teachers.loading import load_teacher, model_hash
-from mergedistill_jax.teachers.program import require_dtype
-from mergedistill_jax.teachers.sampling import Sampling, require_targets
-from mergedistill_jax.teachers.sharing import Worker, parse_worker, tell_missing, wait_until_complete, worker_of_job
+from mergedistill_jax.teachers.sharing import tell_missing, wait_until_complete, worker_of_job
 from mergedistill_jax.teachers.writer import corpus_documents, write_missing_shards
 from mergedistill_jax.training.progress import Progress
 from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer, load_tokenizer
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictConfig:
-    """What to predict, and where to.
-
-    Attributes:
-        output: folder for the shards and the manifest.
-        corpus: name of a registered SeqIO task that yields documents (see tasks/corpora.py).
-        split: its split.
-        language: language code, recorded in the manifest.
-        teacher: Hugging Face folder of the teacher or its name on the hub (see teachers/hub.py), or None to write gold
-            labels alone.
-        tokenizer: folder with the tokenizer, where there is no teacher; with one, its own tokenizer is used.
-        name: the teacher's name in manifests and reports; its folder's or repository's name by default.
-        k: predictions kept per masked position; forced to 0 without a teacher.
-        targets: "top", the teacher's k best ids; or "sampled", ids drawn from it, see teachers/sampling.py.
-        samples: ids drawn for each masked position, at most k; k by default where targets are sampled.
-        max_length: tokens of a sequence, [CLS] and [SEP] included.
-        packing: which pieces make a sequence, one of PACKINGS in corpus/packing.py.
-        draws: how many different masks of every sequence.
-        documents_per_shard: what is computed, and lost by a crash, at a time.
-        batch_size: sequences of max_length in a batch of each device; of shorter ones there are more.
-        dtype: of the teacher's matrix products, "float32" or, faster and smaller, "bfloat16".
-        worker: "i/n", where n processes share the folder: this one writes the shards s with s % n = i. By default the
-            process's place in a job of jax.distributed, or alone.
-    """
-
-    output: str
-    corpus: str
-    split: str
-    language: str
-    teacher: str | None = None
-    tokenizer: str | None = None
-    name: str | None = None
-    k: int = 8
-    targets: str = "top"
-    samples: int | None = None
-    max_length: int = 512
-    packing: str = "across"
-    draws: int = 1
-    masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
-    documents_per_shard: int = 1000
-    batch_size: int = 32
-    dtype: str = "float32"
-    worker: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.teacher is None and self.tokenizer is None:
-            raise ValueError("PredictConfig.teacher: found None, expected a teacher's folder or a tokenizer's")
-        if self.teacher is not None and self.tokenizer is not None:
-            raise ValueError(
-                f"PredictConfig.tokenizer: found {self.tokenizer!r} beside a teacher, expected None: its own is used"
-            )
-        if self.teacher is not None and self.k < 1:
-            raise ValueError(f"PredictConfig.k: found {self.k}, expected at least 1")
-        for field in ("draws", "documents_per_shard", "batch_size"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"PredictConfig.{field}: found {getattr(self, field)}, expected at least 1")
-        if self.max_length < 3:  # [CLS], a piece, [SEP]
-            raise ValueError(f"PredictConfig.max_length: found {self.max_length}, expected at least 3")
-        require_dtype(self.dtype)
-        require_packing(self.packing)
-        require_targets(self.targets, self.samples, self.k)
-        if self.teacher is None and self.sampling is not None:
-            raise ValueError("PredictConfig.targets: found 'sampled' without a teacher, expected 'top'")
-        self.masking.require_draws(self.draws, self.max_length)
-        if self.worker is not None:
-            parse_worker(self.worker)
-
-    @property
-    def sampling(self) -> Sampling | None:
-        """How targets are drawn; None where they are the k best."""
-        if self.targets == "top":
-            return None
-        return Sampling(samples=self.samples or self.k, seed=self.masking.seed)
 
 
 def predict(config: PredictConfig) -> Manifest:

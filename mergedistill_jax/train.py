@@ -11,6 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from mergedistill_jax.configs.encoder import EncoderConfig, config_fields
+from mergedistill_jax.configs.layers import LayerLoop
+from mergedistill_jax.configs.losses import DistillationConfig
+from mergedistill_jax.configs.start import StartConfig
+from mergedistill_jax.configs.train import TrainConfig
 from mergedistill_jax.data.batches import (
     SEQIO_ORDER,
     RecordMixture,
@@ -20,20 +25,15 @@ from mergedistill_jax.data.batches import (
 )
 from mergedistill_jax.data.prefetch import placed_ahead
 from mergedistill_jax.evaluation.heldout import Heldout
-from mergedistill_jax.models.encoder import EncoderConfig, config_fields
 from mergedistill_jax.models.heads import masked_language_model
 from mergedistill_jax.models.huggingface import require_bert
-from mergedistill_jax.models.layers import LayerLoop
 from mergedistill_jax.models.placement import Placement
 from mergedistill_jax.schema import RecordError
-from mergedistill_jax.teachers.start import StartConfig, start_from_teachers
+from mergedistill_jax.teachers.start import described, start_from_teachers
 from mergedistill_jax.training.checkpoints import CheckpointError, Checkpoints, Run, open_run
 from mergedistill_jax.training.distributed import from_host, say, to_host
 from mergedistill_jax.training.journal import Journal
-from mergedistill_jax.training.losses import DistillationConfig
-from mergedistill_jax.training.microbatches import require_reduce
 from mergedistill_jax.training.nonfinite import FiniteWatch, NonFiniteError
-from mergedistill_jax.training.optimizer import AdamWConfig
 from mergedistill_jax.training.partitioning import (
     ACTIVATION_AXES,
     LocalRows,
@@ -42,94 +42,9 @@ from mergedistill_jax.training.partitioning import (
     place_batch,
 )
 from mergedistill_jax.training.program import BatchShape, Program, compile_step, run_program
-from mergedistill_jax.training.schedules import GoldWeight
 from mergedistill_jax.training.shutdown import Preempted, StopRequest
 from mergedistill_jax.training.step import TrainState
 from mergedistill_jax.vocabulary.folder import read_vocabulary
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One training run.
-
-    Attributes:
-        output: folder for checkpoints and logs; a run found there is resumed.
-        mixture: name of a registered SeqIO mixture or task of records (see tasks/distillation.py).
-        model: the encoder's size, called with the vocabulary's size: `@encoder.EncoderConfig` in gin.
-        steps: training steps of `batch_size` sequences.
-        save_every: a multiple of `log_every`, so that a resumed run logs the means of an undisturbed one.
-        k: predictions used per position; all that are stored by default.
-        start: where a student's first parameters come from; None: all are drawn at random.
-        gold_weight: lambda over training.
-        heldout: mixture to evaluate on every `evaluate_every` steps and at the end, or None. What is saved too is saved
-            first; where the sitting ends in between, the next one begins with the evaluation.
-        evaluate_every: None: never, although held-out records are named.
-        num_microbatches: parts that a step takes its batch in, for memory, and the size of what is evaluated at a time.
-            They change no number beyond rounding, and dropout neither.
-        reduce_gradients: when the gradients of microbatches cross the chips: once a "step", or with every "microbatch",
-            which needs less memory where fsdp_parallelism divides the parameters; see training/microbatches.py.
-        model_parallelism: devices that share the width and the vocabulary of one copy of the model.
-        fsdp_parallelism: groups of devices over which parameters and optimizer state are divided; what is left of the
-            devices is the data axis.
-        scan_layers, rematerialise: how the layers are run, see models/layers.py: for compile time and for memory.
-        vocabulary_chunk: tokens of the vocabulary that the loss takes at a time, on all devices together. Small chunks
-            save memory; the result is the same.
-        stop_after: leaves after this many steps in total, resumable (for sittings); None runs to the end. A multiple
-            of `log_every`, as `save_every`.
-    """
-
-    output: str
-    mixture: str
-    model: Callable[..., EncoderConfig]
-    optimizer: AdamWConfig
-    steps: int
-    batch_size: int
-    k: int | None = None
-    start: StartConfig | None = None
-    gold_weight: GoldWeight = GoldWeight()
-    distillation: DistillationConfig = DistillationConfig()
-    num_microbatches: int = 1
-    reduce_gradients: str = "step"
-    model_parallelism: int = 1
-    fsdp_parallelism: int = 1
-    vocabulary_chunk: int = 2048
-    scan_layers: bool = False
-    rematerialise: str = "nothing"
-    dtype: str = "float32"
-    seed: int = 0
-    heldout: str | None = None
-    evaluate_every: int | None = 1000
-    log_every: int = 50
-    save_every: int = 500
-    stop_after: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "num_microbatches",
-            "vocabulary_chunk",
-            "log_every",
-            "save_every",
-            "evaluate_every",
-        ):
-            if (getattr(self, name) if getattr(self, name) is not None else 1) < 1:
-                raise ValueError(f"TrainConfig.{name}: found {getattr(self, name)}, expected at least 1")
-        # A sum that a kill loses must be one that the resumed run makes again, or its log would tell other means.
-        for name in ("save_every", "stop_after"):
-            found = getattr(self, name) or 0
-            if found % self.log_every:
-                expected = f"a multiple of log_every={self.log_every}"
-                raise ValueError(f"TrainConfig.{name}: found {found}, expected {expected}")
-        if self.batch_size % self.num_microbatches:
-            raise ValueError(
-                f"TrainConfig.batch_size: found {self.batch_size}, expected a multiple of"
-                f" num_microbatches={self.num_microbatches}"
-            )
-        LayerLoop(scan=self.scan_layers, rematerialise=self.rematerialise)  # refuses what it does not know
-        require_reduce(self.reduce_gradients)
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"TrainConfig.dtype: found {self.dtype!r}, expected 'float32' or 'bfloat16'")
 
 
 def train(config: TrainConfig) -> TrainState:
@@ -357,7 +272,7 @@ def describe_run(config: TrainConfig, encoder: EncoderConfig, mixture: RecordMix
     settings |= {name: dataclasses.asdict(settings[name]) for name in ("optimizer", "distillation")}
     settings["gold_weight"] = config_fields(config.gold_weight)
     if config.start is not None:
-        settings["start"] = config.start.described()
+        settings["start"] = described(config.start)
     if order_of(mixture) != SEQIO_ORDER:  # the only one there was when descriptions had no such field
         settings["order"] = order_of(mixture)
     return Run(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.vocab import LearnConfig, UnionConfig, VocabConfig
 from mergedistill_jax.corpus.packing import tokenise
 from mergedistill_jax.files import write_atomically
-from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.teachers.hub import find_teacher, local_teacher
-from mergedistill_jax.teachers.recipe import StudentRecipe
 from mergedistill_jax.teachers.writer import corpus_documents
 from mergedistill_jax.vocabulary.canonical import canonical_tokens
 from mergedistill_jax.vocabulary.cut import cut_union, token_use
 from mergedistill_jax.vocabulary.drift import Segmentation, drift
-from mergedistill_jax.vocabulary.folder import OWN, Vocabulary, write_vocabulary
+from mergedistill_jax.vocabulary.folder import Vocabulary, write_vocabulary
 from mergedistill_jax.vocabulary.id_map import DROPPED, IdMap, whole_map
 from mergedistill_jax.vocabulary.learning import learn_wordpiece
 from mergedistill_jax.vocabulary.normalizers import conflicts, normalization_of, student_normalization
@@ -35,89 +35,6 @@ from mergedistill_jax.vocabulary.tokenizer import (
 from mergedistill_jax.vocabulary.union import Union, merged_tokens, overlaps, unite_canonical
 
 REPORT_FILE = "report.txt"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LearnConfig:
-    """Learn a WordPiece vocabulary from a corpus.
-
-    Attributes:
-        corpus, split: a registered SeqIO task of documents and its split.
-        size: tokens at most, special tokens included.
-        name: what the one teacher with this vocabulary is called.
-    """
-
-    corpus: str
-    split: str
-    size: int
-    name: str
-    lowercase: bool = False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class UnionConfig:
-    """Unite the vocabularies of teachers.
-
-    Attributes:
-        teachers: folders with a tokenizer, or names on the hub (see teachers/hub.py), by the name each shall have.
-        languages: of each teacher, for the drift and the cut; a teacher without an entry has the language of its name.
-        corpus: called with `language`, registers that language's SeqIO task of documents and returns its name:
-            `@corpora.add_wikiextractor` in gin. None: nothing is measured on text.
-        split: of that task.
-        documents: read of each language, from the beginning.
-        size: tokens of the student's vocabulary at most: the union is cut by expected use. None: the whole union.
-        exponent: languages count in proportion to their sample's size to this power, as in the student's mixture.
-        model: the student's size, called with the vocabulary's, for the report.
-    """
-
-    teachers: Mapping[str, str]
-    languages: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-    corpus: Callable[..., str] | None = None
-    split: str = "transfer"
-    documents: int = 1000
-    size: int | None = None
-    exponent: float = 0.7
-    model: Callable[..., EncoderConfig] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.teachers:
-            raise ValueError("UnionConfig.teachers: found none, expected at least one teacher")
-        if OWN in self.teachers:
-            raise ValueError(f"UnionConfig.teachers: found {OWN!r}, expected another name: it is the student's own")
-        unknown = sorted(set(self.languages) - set(self.teachers))
-        if unknown:
-            raise ValueError(f"UnionConfig.languages: found {unknown[0]!r}, expected one of {sorted(self.teachers)}")
-        if self.size is not None and self.corpus is None:
-            raise ValueError(
-                f"UnionConfig.corpus: found None beside size={self.size},"
-                " expected the text by whose use the union is cut"
-            )
-
-    def languages_of(self, teacher: str) -> Sequence[str]:
-        """The languages whose text a teacher predicts."""
-        return self.languages.get(teacher, (teacher,))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VocabConfig:
-    """Where the vocabulary goes and how it is made.
-
-    Attributes:
-        student: whom a union is for; `--dry_run` describes it.
-    """
-
-    output: str
-    method: LearnConfig | UnionConfig
-    student: StudentRecipe | None = None
-
-    def __post_init__(self) -> None:
-        if self.student is None:
-            return
-        found = getattr(self.method, "teachers", {})
-        if dict(found) != self.student.sources:
-            raise ValueError(
-                f"VocabConfig.method: found teachers {dict(found)}, expected {self.student.sources} as of the student"
-            )
 
 
 def describe(config: VocabConfig) -> str:

@@ -10,11 +10,8 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-import seqio
-import tensorflow as tf
-
-from mergedistill_jax.corpus import grammars, sources, tfds
-from mergedistill_jax.corpus.sources import Split
+from mergedistill_jax.configs.splits import Split
+from mergedistill_jax.corpus import grammars
 
 SPLITS: Mapping[str, Split] = {
     "heldout": Split(start=0.0, stop=0.01),
@@ -27,6 +24,8 @@ SPLITS: Mapping[str, Split] = {
 
 def add_corpus(name: str, documents: Callable[[str], Iterator[str]], splits: Sequence[str]) -> str:
     """Registers a SeqIO task `name` over documents(split) and returns the name; a second call replaces the first."""
+    import seqio
+    import tensorflow as tf
 
     def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:  # noqa: FBT001 - SeqIO's signature
         del shuffle_files, seed  # the order of a corpus is part of its identity
@@ -56,6 +55,10 @@ def add_files(name: str, files: Sequence[str], text_format: str, splits: Mapping
     Raises:
         CorpusError: no file fits a pattern, or the format is unknown.
     """
+    import tensorflow as tf
+
+    from mergedistill_jax.corpus import sources
+
     shares = SPLITS if splits is None else splits
     if text_format not in sources.FORMATS:
         raise sources.CorpusError(f"{name}: format: found {text_format!r}, expected one of {sorted(sources.FORMATS)}")
@@ -112,6 +115,8 @@ def add_tfds(
     Raises:
         CorpusError: the dataset is unknown or not prepared, or has no such split or feature.
     """
+    from mergedistill_jax.corpus import tfds
+
     _check_language("tfds", language)
     shares = SPLITS if splits is None else splits
     builder = tfds.prepared_builder(dataset.format(language=language), data_dir=data_dir, download=download)

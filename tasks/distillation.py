@@ -8,15 +8,11 @@ From gin, as a reference that is called where the data is needed:
 """
 
 from collections.abc import Sequence
-
-from mergedistill_jax.data.choice import choose_shards
-from mergedistill_jax.data.records import add_record_mixture, add_record_task
-from mergedistill_jax.manifest import Manifest, read_manifest
+from typing import Any
 
 
-def task_name(manifest: Manifest) -> str:
-    """Task name of a record folder: its language, its teacher ("gold" without one), and its corpus' split."""
-    identity = manifest.identity
+def task_name(identity: Any) -> str:
+    """Task name of a record folder by its manifest.Identity: its language, its teacher ("gold" without one), and its corpus' split."""  # noqa: E501
     split = identity.corpus.rsplit(":", 1)[-1]
     return f"records_{identity.language}_{identity.teacher or 'gold'}_{split}".replace("-", "_").replace(".", "_")
 
@@ -45,8 +41,12 @@ def add_students_mixture(
         RecordError, VocabularyError: a folder is unfinished, its teacher is not in the vocabulary, or the rule cannot
             choose among the folders.
     """
+    from mergedistill_jax.data.choice import choose_shards
+    from mergedistill_jax.data.records import add_record_mixture, add_record_task
+    from mergedistill_jax.manifest import read_manifest
+
     manifests = [read_manifest(folder).require_complete() for folder in folders]
-    names = [task_name(manifest) for manifest in manifests]
+    names = [task_name(manifest.identity) for manifest in manifests]
     doubled = sorted({task for task in names if names.count(task) > 1})
     if doubled:
         raise ValueError(f"folders: found two folders for {doubled[0]}, expected each language, teacher and split once")

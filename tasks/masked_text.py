@@ -15,8 +15,9 @@ import seqio
 import tensorflow as tf
 from etils import epath
 
+from mergedistill_jax.configs.vocab import OWN
 from mergedistill_jax.data.records import record_features
-from mergedistill_jax.vocabulary.folder import OWN, Vocabulary, read_vocabulary
+from mergedistill_jax.vocabulary.folder import Vocabulary, read_vocabulary
 from mergedistill_jax.vocabulary.id_map import IdMap
 from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer
 

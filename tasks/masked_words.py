@@ -35,7 +35,9 @@ def add_masked_words(folders: Sequence[str], vocabulary: str, name: str = "maske
     sources = [RecordSource(read_manifest(folder), read) for folder in folders]
     languages = [source.manifest.identity.language for source in sources]
     names = [
-        f"{name}_{language}" if languages.count(language) == 1 else task_name(source.manifest).replace("records", name)
+        f"{name}_{language}"
+        if languages.count(language) == 1
+        else task_name(source.manifest.identity).replace("records", name)
         for source, language in zip(sources, languages, strict=True)
     ]
     doubled = sorted({task for task in names if names.count(task) > 1})

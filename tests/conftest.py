@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.models.huggingface import save_masked_lm
 from mergedistill_jax.models.tokenizer_files import SpecialTokens

@@ -20,7 +20,7 @@ import traceback
 import jax
 
 import mergedistill_jax.predict as verb
-from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.configs.masking import MaskingConfig
 
 DOCUMENTS, DOCUMENTS_PER_SHARD = 24, 2
 SHARDS = DOCUMENTS // DOCUMENTS_PER_SHARD

@@ -7,14 +7,16 @@ from typing import Any
 
 from conftest import TEXTS
 
-from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.masking import MaskingConfig
+from mergedistill_jax.configs.optimizer import AdamWConfig
+from mergedistill_jax.configs.predict import PredictConfig
+from mergedistill_jax.configs.schedules import LearningRate
+from mergedistill_jax.configs.train import TrainConfig
+from mergedistill_jax.configs.vocab import UnionConfig, VocabConfig
 from mergedistill_jax.corpus.sources import Split
-from mergedistill_jax.models.encoder import EncoderConfig
-from mergedistill_jax.predict import PredictConfig, predict
-from mergedistill_jax.train import TrainConfig
-from mergedistill_jax.training.optimizer import AdamWConfig
-from mergedistill_jax.training.schedules import LearningRate
-from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab
+from mergedistill_jax.predict import predict
+from mergedistill_jax.vocab import vocab
 from tasks.corpora import add_files
 from tasks.distillation import add_students_mixture
 

@@ -15,9 +15,9 @@ from small_merge import Merge, make_merge
 from transformers import BertConfig, BertModel
 
 from mergedistill_jax import cli
+from mergedistill_jax.configs.train import TrainConfig
+from mergedistill_jax.configs.vocab import UnionConfig, VocabConfig
 from mergedistill_jax.stage_log import read_stage_time, read_stage_times
-from mergedistill_jax.train import TrainConfig
-from mergedistill_jax.vocab import UnionConfig, VocabConfig
 
 ROOT = Path(__file__).parents[1]
 UNION = "--gin_file=gin/runs/union.gin"
@@ -190,7 +190,7 @@ def test_a_macro_that_the_settings_set_for_other_stages_is_no_misspelling(merge:
 def test_a_name_misspelt_in_a_file_is_refused_with_its_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.gin"
     path.write_text(
-        "from __gin__ import dynamic_registration\nfrom mergedistill_jax import vocab\nvocab.VocabConfig.out = 'x'\n"
+        "from __gin__ import dynamic_registration\nfrom mergedistill_jax.configs import vocab\nvocab.VocabConfig.out = 'x'\n"  # noqa: E501
     )
     message = refusal(["vocab", f"--gin_file={path}"], tmp_path, capfd)
     assert message.startswith(

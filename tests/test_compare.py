@@ -9,8 +9,9 @@ from conftest import TEXTS, make_teacher
 from scipy.special import log_softmax
 
 from mergedistill_jax import cli
-from mergedistill_jax.compare import CompareConfig, compare, describe
-from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.compare import compare, describe
+from mergedistill_jax.configs.compare import CompareConfig
+from mergedistill_jax.configs.masking import MaskingConfig
 from mergedistill_jax.evaluation.hidden_words import hide_words, number_words
 from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.models.huggingface import load_masked_lm

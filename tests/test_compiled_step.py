@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.optimizer import AdamWConfig
+from mergedistill_jax.configs.schedules import GoldWeight, LearningRate
 from mergedistill_jax.models.heads import MaskedLanguageModel
-from mergedistill_jax.training.optimizer import AdamWConfig
-from mergedistill_jax.training.schedules import GoldWeight, LearningRate
 from mergedistill_jax.training.step import StepConfig, TrainState, make_train_step
 
 BATCH, LENGTH, POSITIONS, VOCABULARY, K = 4, 16, 3, 1009, 8  # 1009 is prime: no other size is made of it

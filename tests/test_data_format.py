@@ -15,9 +15,10 @@ from conftest import TEXTS
 from test_manifest import make_identity
 from test_schema import make_record
 
-from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.configs.masking import MaskingConfig
+from mergedistill_jax.configs.predict import PredictConfig
 from mergedistill_jax.manifest import open_for_writing, write_shard
-from mergedistill_jax.predict import PredictConfig, predict
+from mergedistill_jax.predict import predict
 from tasks import corpora
 
 DOCUMENT = (Path(__file__).parents[1] / "docs/data_format.md").read_text()

@@ -15,9 +15,13 @@ import torch
 from small_merge import MAX_LENGTH, MODEL, K, Merge, add_corpus, make_merge, train_config
 from transformers import AutoModelForMaskedLM
 
-from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.evaluate import EvaluateConfig
+from mergedistill_jax.configs.masking import MaskingConfig
+from mergedistill_jax.configs.predict import PredictConfig
+from mergedistill_jax.configs.vocab import UnionConfig, VocabConfig
 from mergedistill_jax.data.batches import describe_mixture
-from mergedistill_jax.evaluate import EvaluateConfig, evaluate
+from mergedistill_jax.evaluate import evaluate
 from mergedistill_jax.evaluation import masked_words
 from mergedistill_jax.evaluation.masked_words import (
     all_records,
@@ -28,17 +32,16 @@ from mergedistill_jax.evaluation.masked_words import (
 )
 from mergedistill_jax.evaluation.report import Report
 from mergedistill_jax.manifest import Manifest, open_for_writing, read_manifest, write_shard
-from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import masked_language_model
 from mergedistill_jax.models.huggingface import load_masked_lm
-from mergedistill_jax.predict import PredictConfig, predict
+from mergedistill_jax.predict import predict
 from mergedistill_jax.schema import Record, RecordError
 from mergedistill_jax.stage_log import StageTime, write_stage_time
 from mergedistill_jax.teachers.loading import load_teacher
 from mergedistill_jax.train import train
 from mergedistill_jax.training.checkpoints import Checkpoints, Run, open_run, read_run
 from mergedistill_jax.training.step import TrainState
-from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab
+from mergedistill_jax.vocab import vocab
 from mergedistill_jax.vocabulary.canonical import SPECIAL, atoms
 from mergedistill_jax.vocabulary.folder import read_vocabulary, write_vocabulary
 from mergedistill_jax.vocabulary.id_map import DROPPED, IdMap, whole_map

@@ -14,13 +14,15 @@ from small_merge import Merge, make_merge, train_config
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from mergedistill_jax import export as module
-from mergedistill_jax.export import ExportConfig, export
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.export import ExportConfig
+from mergedistill_jax.configs.vocab import UnionConfig, VocabConfig
+from mergedistill_jax.export import export
 from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.teachers.loading import load_token_counts
 from mergedistill_jax.train import train
 from mergedistill_jax.training.checkpoints import CheckpointError, Checkpoints, read_run
-from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab
+from mergedistill_jax.vocab import vocab
 from mergedistill_jax.vocabulary.folder import read_vocabulary
 
 

@@ -11,13 +11,10 @@ import pytest
 from flax import linen as nn
 from made_tokenizers import wordpiece
 
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.finetune import FinetuneConfig
 from mergedistill_jax.data.tagging import encode_tagged
-from mergedistill_jax.finetune import (
-    FinetuneConfig,
-    _initial_params,
-    finetune,
-)
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.finetune import _initial_params, finetune
 from mergedistill_jax.models.heads import MaskedLanguageModel, TokenClassifier
 from mergedistill_jax.models.huggingface import load_masked_lm, load_token_classifier, save_masked_lm
 from mergedistill_jax.models.tokenizer_files import SpecialTokens

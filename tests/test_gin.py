@@ -12,10 +12,10 @@ from small_merge import Merge, make_merge
 
 import gin
 from mergedistill_jax import cli
-from mergedistill_jax.export import ExportConfig
-from mergedistill_jax.pipeline import PipelineConfig
-from mergedistill_jax.predict import PredictConfig
-from mergedistill_jax.train import TrainConfig
+from mergedistill_jax.configs.export import ExportConfig
+from mergedistill_jax.configs.pipeline import PipelineConfig
+from mergedistill_jax.configs.predict import PredictConfig
+from mergedistill_jax.configs.train import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = ("gin/runs/demo.gin", "gin/experiments/wikipedia_four.gin")

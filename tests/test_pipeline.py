@@ -14,8 +14,9 @@ import pytest
 
 import gin
 from mergedistill_jax import cli
+from mergedistill_jax.configs.pipeline import GrammarTagging, PipelineConfig, TaggingTask, Variant
 from mergedistill_jax.corpus.labelled import read_tagged
-from mergedistill_jax.pipeline import GrammarTagging, PipelineConfig, Step, TaggingTask, Variant, pipeline, steps_of
+from mergedistill_jax.pipeline import Step, pipeline, steps_of
 
 ROOT = Path(__file__).parents[1]
 INPUTS = {

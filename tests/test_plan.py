@@ -13,18 +13,19 @@ import pytest
 from test_cli import refusal
 
 from mergedistill_jax import cli
-from mergedistill_jax.corpus.masking import MaskingConfig
-from mergedistill_jax.models.encoder import EncoderConfig
-from mergedistill_jax.plan import PlanConfig, plan
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.masking import MaskingConfig
+from mergedistill_jax.configs.optimizer import AdamWConfig
+from mergedistill_jax.configs.plan import PlanConfig
+from mergedistill_jax.configs.recipe import StudentRecipe, TeacherOf
+from mergedistill_jax.configs.schedules import LearningRate
+from mergedistill_jax.configs.train import TrainConfig
+from mergedistill_jax.plan import plan
 from mergedistill_jax.planning.compiling import DoesNotFitError, compile_for
 from mergedistill_jax.planning.hardware import CHIPS
 from mergedistill_jax.planning.students import lower_step, varied
 from mergedistill_jax.planning.topology import open_topology, parse_topology
-from mergedistill_jax.teachers.recipe import StudentRecipe, TeacherOf
-from mergedistill_jax.train import TrainConfig
-from mergedistill_jax.training.optimizer import AdamWConfig
 from mergedistill_jax.training.program import BatchShape
-from mergedistill_jax.training.schedules import LearningRate
 
 STUDENTS = ("similar", "dissimilar", "muril", "mbert", "both_all", "both_best")
 MODEL = functools.partial(

@@ -14,13 +14,14 @@ from hub_cache import NEW, OLD, add_snapshot, use_cache
 from scipy.special import log_softmax
 
 from mergedistill_jax import cli
-from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.configs.masking import MaskingConfig
+from mergedistill_jax.configs.predict import PredictConfig
 from mergedistill_jax.corpus.sources import Split
 from mergedistill_jax.manifest import read_manifest, read_records
 from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.models.huggingface import load_masked_lm
 from mergedistill_jax.models.huggingface_weights import WEIGHTS_FILE
-from mergedistill_jax.predict import PredictConfig, predict
+from mergedistill_jax.predict import predict
 from mergedistill_jax.schema import Layout, RecordError
 from mergedistill_jax.teachers import sharing
 from mergedistill_jax.teachers.buckets import pad_batch

@@ -14,11 +14,11 @@ from hub_cache import NEW, add_snapshot, use_cache
 from test_cli import refusal
 
 from mergedistill_jax import cli
+from mergedistill_jax.configs.recipe import StudentRecipe
+from mergedistill_jax.configs.vocab import UnionConfig
 from mergedistill_jax.manifest import read_manifest
 from mergedistill_jax.teachers.hub import hub_name
-from mergedistill_jax.teachers.recipe import StudentRecipe
 from mergedistill_jax.training.metrics import read_log
-from mergedistill_jax.vocab import UnionConfig
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("similar", "dissimilar", "muril", "mbert", "both_all", "both_best")
@@ -212,11 +212,11 @@ def small(tmp_path: Path) -> dict[str, Any]:
     settings.write_text(f"""# both_best on two languages.
 from __gin__ import dynamic_registration
 
-from mergedistill_jax import predict
-from mergedistill_jax import train
-from mergedistill_jax.corpus import sources
-from mergedistill_jax.models import encoder
-from mergedistill_jax.teachers import recipe
+from mergedistill_jax.configs import predict
+from mergedistill_jax.configs import train
+from mergedistill_jax.configs import splits
+from mergedistill_jax.configs import encoder
+from mergedistill_jax.configs import recipe
 from tasks import corpora
 
 include 'gin/students/both_best.gin'
@@ -228,7 +228,7 @@ MBERT_LANGUAGES = ('en', 'es')
 ROOT = '{tmp_path}/runs'
 DATA = '{tmp_path}'
 corpora.add_jsonl.pattern = '{{language}}.jsonl'
-corpora.add_jsonl.splits = {{'train': @sources.Split(), 'heldout': @sources.Split(), 'transfer': @sources.Split()}}
+corpora.add_jsonl.splits = {{'train': @splits.Split(), 'heldout': @splits.Split(), 'transfer': @splits.Split()}}
 MAX_LENGTH = 32
 MASKING_RATE = 0.3
 predict.PredictConfig.documents_per_shard = 1

@@ -19,18 +19,19 @@ from killed_run import Death, train_and_die
 from small_merge import MODEL, Merge, make_merge, train_config
 
 from mergedistill_jax import cli
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.optimizer import AdamWConfig
+from mergedistill_jax.configs.schedules import GoldWeight, LearningRate
+from mergedistill_jax.configs.train import TrainConfig
 from mergedistill_jax.data.batches import RecordMixture, batches, describe_mixture, evaluation_batches
 from mergedistill_jax.evaluation.heldout import Heldout
-from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.loading import load_token_counts
-from mergedistill_jax.train import TrainConfig, train
+from mergedistill_jax.train import train
 from mergedistill_jax.training import partitioning
 from mergedistill_jax.training.checkpoints import CheckpointError, Checkpoints, read_run
 from mergedistill_jax.training.metrics import LOG_NAME, SPEED_NAME, read_log
 from mergedistill_jax.training.nonfinite import NonFiniteError
-from mergedistill_jax.training.optimizer import AdamWConfig
-from mergedistill_jax.training.schedules import GoldWeight, LearningRate
 from mergedistill_jax.training.shutdown import Preempted
 from mergedistill_jax.training.step import TrainState
 from mergedistill_jax.vocabulary.folder import read_vocabulary
@@ -389,7 +390,8 @@ def test_a_run_that_was_begun_in_another_order_is_refused(
 
 def test_another_teachers_records_are_refused(merge: Merge, tmp_path: Path) -> None:
     """The vocabulary folder of one teacher alone does not know the other's records."""
-    from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab  # noqa: PLC0415 - this test alone
+    from mergedistill_jax.configs.vocab import UnionConfig, VocabConfig  # noqa: PLC0415
+    from mergedistill_jax.vocab import vocab  # noqa: PLC0415
 
     vocab(VocabConfig(output=str(tmp_path), method=UnionConfig(teachers={"en": merge.teachers["en"]})))
     with pytest.raises(ValueError, match=r"heldout/es/manifest.json: field vocabulary_hash: found \w+, expected"):
@@ -397,7 +399,8 @@ def test_another_teachers_records_are_refused(merge: Merge, tmp_path: Path) -> N
 
 
 def test_held_out_records_in_another_vocabulary_are_refused(merge: Merge, tmp_path: Path) -> None:
-    from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab  # noqa: PLC0415 - this test alone
+    from mergedistill_jax.configs.vocab import UnionConfig, VocabConfig  # noqa: PLC0415
+    from mergedistill_jax.vocab import vocab  # noqa: PLC0415
 
     alone = str(tmp_path / "vocabulary")
     vocab(VocabConfig(output=alone, method=UnionConfig(teachers={"en": merge.teachers["en"]})))

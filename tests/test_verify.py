@@ -10,18 +10,20 @@ from conftest import TEXTS, make_teacher
 from hub_cache import NEW, OLD, add_snapshot, use_cache
 
 from mergedistill_jax import schema
-from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.configs.masking import MaskingConfig
+from mergedistill_jax.configs.predict import PredictConfig
+from mergedistill_jax.configs.verify import VerifyConfig
 from mergedistill_jax.evaluation import replay
 from mergedistill_jax.evaluation.folder_report import histogram
 from mergedistill_jax.evaluation.replay import sample_numbers
 from mergedistill_jax.manifest import entry_name, read_manifest, read_records, shard_name, write_shard
 from mergedistill_jax.models.huggingface_weights import WEIGHTS_FILE
-from mergedistill_jax.predict import PredictConfig, predict
+from mergedistill_jax.predict import predict
 from mergedistill_jax.schema import Layout, RecordError
 from mergedistill_jax.sealed import FIELDS_CHECKSUM, write_sealed
 from mergedistill_jax.shards import file_checksum
 from mergedistill_jax.teachers.loading import model_hash
-from mergedistill_jax.verify import VerifyConfig, verify
+from mergedistill_jax.verify import verify
 from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
 from tasks import corpora
 

@@ -9,9 +9,10 @@ from conftest import TEXTS
 from flax import linen as nn
 from made_tokenizers import byte_level, unigram, write_folder
 
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.vocab import LearnConfig, UnionConfig, VocabConfig
 from mergedistill_jax.models.heads import MaskedLanguageModel
-from mergedistill_jax.vocab import LearnConfig, UnionConfig, VocabConfig, vocab
+from mergedistill_jax.vocab import vocab
 from mergedistill_jax.vocabulary.canonical import PREFIX, atoms
 from mergedistill_jax.vocabulary.folder import read_vocabulary
 from mergedistill_jax.vocabulary.id_map import DROPPED

@@ -8,15 +8,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mergedistill_jax.corpus.masking import (
-    MASK_SHARE,
-    RANDOM_SHARE,
-    MaskingConfig,
-    covering_draws,
-    random_tokens,
-    text_id,
-    word_draws,
-)
+from mergedistill_jax.configs.masking import MaskingConfig
+from mergedistill_jax.corpus.masking import MASK_SHARE, RANDOM_SHARE, covering_draws, random_tokens, text_id, word_draws
 from mergedistill_jax.corpus.pieces import SEPARATOR, Pieces, first_of_words
 from mergedistill_jax.schema import Record
 from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer

@@ -18,19 +18,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
+from mergedistill_jax.configs.masking import MaskingConfig
+from mergedistill_jax.configs.predict import require_packing
 from mergedistill_jax.corpus.masked import mask_sequence, numbers_of
-from mergedistill_jax.corpus.masking import MaskingConfig
 from mergedistill_jax.corpus.pieces import SEPARATOR, Pieces, tokenise
 from mergedistill_jax.schema import Record
 from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer
-
-PACKINGS = ("across", "document", "best_fit")
-
-
-def require_packing(packing: str) -> None:
-    """Raises ValueError unless it is one of PACKINGS."""
-    if packing not in PACKINGS:
-        raise ValueError(f"packing: found {packing!r}, expected one of {', '.join(PACKINGS)}")
 
 
 def sequence_bounds(pieces: Pieces, capacity: int) -> list[tuple[int, int]]:

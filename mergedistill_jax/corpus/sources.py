@@ -4,30 +4,16 @@ A document is its paragraphs, one per line. Documents belong to splits by a hash
 stays in its split whatever is added to the corpus, and exact duplicates never stand on both sides.
 """
 
-import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 
+from mergedistill_jax.configs.splits import Split
 from mergedistill_jax.corpus.mediawiki import mediawiki_documents
 from mergedistill_jax.corpus.parquet import parquet_documents
 from mergedistill_jax.corpus.reading import CorpusError, open_text, paragraphs
 
 __all__ = ["FORMATS", "CorpusError", "Split", "documents"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Split:
-    """A share of the documents: those whose content hash, in [0, 1), falls into [start, stop)."""
-
-    start: float = 0.0
-    stop: float = 1.0
-
-    def holds(self, document: str) -> bool:
-        """Whether the document belongs to this split."""
-        digest = hashlib.blake2b(document.encode(), digest_size=8).digest()
-        return self.start <= int.from_bytes(digest, "little") / 2.0**64 < self.stop
 
 
 def plain_documents(path: str) -> Iterator[str]:

@@ -29,10 +29,10 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from mergedistill_jax.configs.recipe import RULES
 from mergedistill_jax.manifest import MANIFEST_NAME, Manifest, ShardEntry, entry_name, require_equal
 from mergedistill_jax.schema import RecordError
 
-RULES = ("all", "sample", "best")
 COMPARABLE = (
     *("corpus_hash", "documents", "documents_per_shard"),
     *("seed", "rate", "max_share", "draws", "replacement", "cover", "max_count"),

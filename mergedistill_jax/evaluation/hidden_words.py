@@ -18,7 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from mergedistill_jax.corpus.masking import MaskingConfig, word_draws
+from mergedistill_jax.configs.masking import MaskingConfig
+from mergedistill_jax.corpus.masking import word_draws
 from mergedistill_jax.corpus.packing import Pieces, sequence_bounds, tokenise
 from mergedistill_jax.corpus.words import word_of_characters
 from mergedistill_jax.schema import Record

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from mergedistill_jax.configs.sampling import Sampling
 from mergedistill_jax.evaluation.record_checks import HALF_PRECISION
 from mergedistill_jax.manifest import Identity, shard_name
 from mergedistill_jax.schema import Record
 from mergedistill_jax.teachers.inference import Teacher, predict_records
-from mergedistill_jax.teachers.sampling import Sampling
 
 UNITS = {"top": "nats", "sampled": "of the draws"}
 TOLERANCES = {

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.layers import LayerLoop
 from mergedistill_jax.models.activations import ACTIVATIONS
-from mergedistill_jax.models.encoder import Encoder, EncoderConfig
-from mergedistill_jax.models.layers import UNROLLED, LayerLoop
+from mergedistill_jax.models.encoder import Encoder
+from mergedistill_jax.models.layers import UNROLLED
 from mergedistill_jax.models.linear import LayerNorm, dense
 from mergedistill_jax.models.modernbert import ModernBertConfig, ModernBertEncoder
 from mergedistill_jax.models.placement import UNPLACED, Placement

@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.models.families import bert
 from mergedistill_jax.models.families.family import Family
 from mergedistill_jax.models.families.registry import family_of

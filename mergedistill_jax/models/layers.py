@@ -3,7 +3,6 @@
 None of it changes a number beyond rounding, and none of it is part of a model: the same checkpoint runs either way.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,29 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-REMATERIALISE = ("nothing", "elementwise", "layers")
+from mergedistill_jax.configs.layers import LayerLoop
+
 SAVED = "attention"
 """Name of what attention hands to its backward pass beside its inputs, for policies."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LayerLoop:
-    """Execution of a stack of layers.
-
-    Attributes:
-        scan: one loop instead of a copy of the layer's program for each: compiles faster by about their number, and
-            runs a little slower, for parameters and saved activations are stacked.
-        rematerialise: what the backward pass makes again instead of reading it from memory: "nothing"; "elementwise",
-            everything but matrix products and attention; "layers", everything but the layers' inputs, at the cost of
-            another forward pass.
-    """
-
-    scan: bool = False
-    rematerialise: str = "nothing"
-
-    def __post_init__(self) -> None:
-        if self.rematerialise not in REMATERIALISE:
-            raise ValueError(f"LayerLoop.rematerialise: found {self.rematerialise!r}, expected one of {REMATERIALISE}")
 
 
 UNROLLED = LayerLoop()

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mergedistill_jax.configs.recipe import StudentRecipe
 from mergedistill_jax.schema import Layout, Record, encode_record
-from mergedistill_jax.teachers.recipe import StudentRecipe
 
 _FRAMING = 16
 """Bytes that a TFRecord file adds to a record: its length and two checksums."""

@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from mergedistill_jax.configs.layers import LayerLoop
 from mergedistill_jax.models.heads import masked_language_model
-from mergedistill_jax.models.layers import LayerLoop
 from mergedistill_jax.models.placement import Placement
 from mergedistill_jax.planning.flops import Sizes
 from mergedistill_jax.planning.topology import Topology

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.configs.masking import MaskingConfig
 from mergedistill_jax.models.heads import ModelConfig, masked_language_model
 from mergedistill_jax.models.huggingface import load_encoder_config
 from mergedistill_jax.planning.flops import Sizes

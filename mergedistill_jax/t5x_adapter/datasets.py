@@ -14,9 +14,9 @@ import t5x.utils
 import tensorflow as tf
 from etils import epath
 
+from mergedistill_jax.configs.train import TrainConfig
 from mergedistill_jax.data.batches import RecordMixture, batches, describe_mixture
 from mergedistill_jax.data.feature_converter import DistillationFeatureConverter
-from mergedistill_jax.train import TrainConfig
 
 Batch = Mapping[str, Any]
 

@@ -21,8 +21,9 @@ import t5x.optimizers
 from etils import epath
 from jaxtyping import Array, Float, Int
 
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.train import TrainConfig
 from mergedistill_jax.data.batches import RecordMixture, describe_mixture
-from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import masked_language_model
 from mergedistill_jax.t5x_adapter.axes import (
     initial_variables,
@@ -32,7 +33,7 @@ from mergedistill_jax.t5x_adapter.axes import (
 )
 from mergedistill_jax.t5x_adapter.datasets import GOLD_WEIGHT, LOSS_SCALE, RecordFeatureConverter, described
 from mergedistill_jax.t5x_adapter.means import mean_of
-from mergedistill_jax.train import TrainConfig, describe_run, student_encoder
+from mergedistill_jax.train import describe_run, student_encoder
 from mergedistill_jax.training.checkpoints import CHECKPOINT_FOLDER, RUN_FILE, CheckpointError, Run, read_run
 from mergedistill_jax.training.log_normalizer import log_normalizer
 from mergedistill_jax.training.metrics import NAMES

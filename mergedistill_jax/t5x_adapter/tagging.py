@@ -14,8 +14,8 @@ import tensorflow as tf
 from etils import epath
 from jaxtyping import Array, Float, Int
 
+from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.data.feature_converter import padded
-from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import TokenClassifier
 from mergedistill_jax.models.huggingface import load_token_classifier
 from mergedistill_jax.models.huggingface_weights import weights_hash

@@ -21,12 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from mergedistill_jax.configs.predict import require_dtype
+from mergedistill_jax.configs.sampling import Sampling
 from mergedistill_jax.data.prefetch import in_background
 from mergedistill_jax.models.heads import ModelConfig
 from mergedistill_jax.schema import Record
 from mergedistill_jax.teachers.buckets import Batch, Shape, batch_arrays, batches, shapes_for
-from mergedistill_jax.teachers.program import local_mesh, on_every_device, require_dtype, run_batches
-from mergedistill_jax.teachers.sampling import Sampling, padded_uniforms, sampled_target
+from mergedistill_jax.teachers.program import local_mesh, on_every_device, run_batches
+from mergedistill_jax.teachers.sampling import padded_uniforms, sampled_target
 from mergedistill_jax.teachers.top_k import NO_TOKEN_LOGIT
 
 PREPARED, IN_FLIGHT = 4, 2

@@ -12,8 +12,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int
 
+from mergedistill_jax.configs.encoder import EncoderConfig, config_fields
 from mergedistill_jax.models import huggingface
-from mergedistill_jax.models.encoder import EncoderConfig, config_fields
 from mergedistill_jax.models.heads import ModelConfig
 from mergedistill_jax.models.huggingface_weights import weights_hash
 from mergedistill_jax.teachers.hub import find_teacher

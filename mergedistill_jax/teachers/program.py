@@ -16,15 +16,7 @@ from mergedistill_jax.teachers.buckets import shapes_for
 from mergedistill_jax.teachers.sampling import projected_samples
 from mergedistill_jax.teachers.top_k import Chunks, default_chunks, projected_top_log_probs
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-"""Of the matrix products; their sums and the log-probabilities are in float32 either way."""
 _STATIC = ("config", "num_tokens", "k", "dtype", "chunks")
-
-
-def require_dtype(dtype: str) -> None:
-    """Raises ValueError unless it is one of DTYPES."""
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype: found {dtype!r}, expected one of {', '.join(DTYPES)}")
 
 
 def local_mesh() -> Mesh:
@@ -83,7 +75,7 @@ def _batch_program(
 
     With uniforms [n, s] ids are drawn by them, see sampling.py; else they are the k best.
     """
-    model = masked_language_model(config, DTYPES[dtype])
+    model = masked_language_model(config, jnp.dtype(dtype))
     attention_mask = jnp.arange(token_ids.shape[1]) < lengths[:, None]
     # Accelerators multiply float32 in fewer bits unless they are told not to.
     with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):

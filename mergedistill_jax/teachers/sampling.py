@@ -17,7 +17,6 @@ the slots hold the ids that were drawn, most often first, with log q; a slot tha
 NO_MASS.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 
@@ -26,38 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from mergedistill_jax.configs.sampling import Sampling
 from mergedistill_jax.schema import NO_MASS, Record
 from mergedistill_jax.teachers.top_k import NO_TOKEN_LOGIT
 from mergedistill_jax.training.log_normalizer import log_normalizer, token_logits
-
-TARGETS = ("top", "sampled")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How targets are drawn.
-
-    Attributes:
-        samples: N, how many ids are drawn for each masked position.
-        seed: of the draws, and of the masks.
-    """
-
-    samples: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"samples: found {self.samples}, expected at least 1")
-
-
-def require_targets(targets: str, samples: int | None, k: int) -> None:
-    """Raises ValueError unless the k slots hold whatever may be drawn."""
-    if targets not in TARGETS:
-        raise ValueError(f"targets: found {targets!r}, expected one of {', '.join(TARGETS)}")
-    if targets == "top" and samples is not None:
-        raise ValueError(f"samples: found {samples}, expected None: nothing is drawn where targets='top'")
-    if samples is not None and not 1 <= samples <= k:
-        raise ValueError(f"samples: found {samples}, expected from 1 to k={k}: all of them may be different ids")
 
 
 def uniforms_of(record: Record, sampling: Sampling) -> Float[np.ndarray, "m n"]:

@@ -6,48 +6,16 @@ process 2 of 3    shards 2 5 8 ...
 """
 
 import collections
-import dataclasses
-import re
 import time
 
 import jax
 from etils import epath
 
+from mergedistill_jax.configs.worker import Worker
 from mergedistill_jax.manifest import Manifest, entry_name, read_manifest
 
 POLL_S = 1.0
 LONGEST_POLL_S = 30.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Worker:
-    """One of several processes that write a folder.
-
-    Attributes:
-        index, count: which one of how many.
-    """
-
-    index: int = 0
-    count: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-    def owns(self, shard: int) -> bool:
-        """Whether the shard is this process's to write."""
-        return shard % self.count == self.index
-
-
-def parse_worker(text: str) -> Worker:
-    """The worker of `index/count`, as in "0/3".
-
-    Raises:
-        ValueError: something else, or an index that is not below the count.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if match is None or int(match[1]) >= int(match[2]):
-        raise ValueError(f"worker: found {text!r}, expected INDEX/COUNT with an index from 0 and below the count")
-    return Worker(index=int(match[1]), count=int(match[2]))
 
 
 def worker_of_job() -> Worker:

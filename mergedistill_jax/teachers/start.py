@@ -17,6 +17,7 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Bool, Float
 
+from mergedistill_jax.configs.start import StartConfig
 from mergedistill_jax.teachers.loading import load_masked_model, model_hash
 from mergedistill_jax.vocabulary.folder import Vocabulary
 
@@ -24,36 +25,10 @@ _TOKEN = ("encoder", "embeddings", "token")
 _BIAS = ("decoder_bias",)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StartConfig:
-    """What is taken from the teachers.
-
-    Attributes:
-        teachers: folders by the names in the student's vocabulary; the first one's coordinates are kept.
-        embeddings: "average" or "first", for tokens that several teachers have.
-        align: rotate the other teachers' embeddings into the first one's coordinates.
-        layers_from: a teacher whose other parameters are copied as well: positions, layers, head. Of a deeper teacher
-            evenly spaced layers. None: they stay random.
-    """
-
-    teachers: Mapping[str, str]
-    embeddings: str = "average"
-    align: bool = False
-    layers_from: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.teachers:
-            raise ValueError("StartConfig.teachers: found none, expected at least one teacher")
-        if self.embeddings not in ("average", "first"):
-            raise ValueError(f"StartConfig.embeddings: found {self.embeddings!r}, expected 'average' or 'first'")
-        if self.layers_from is not None and self.layers_from not in self.teachers:
-            raise ValueError(
-                f"StartConfig.layers_from: found {self.layers_from!r}, expected one of {sorted(self.teachers)}"
-            )
-
-    def described(self) -> dict[str, Any]:
-        """The settings with the teachers' contents in the place of their folders, so that a run can be recognised."""
-        return dataclasses.asdict(self) | {"teachers": {name: model_hash(path) for name, path in self.teachers.items()}}
+def described(config: StartConfig) -> dict[str, Any]:
+    """The settings with the teachers' contents in the place of their folders, so that a run can be recognised."""
+    hashes = {name: model_hash(path) for name, path in config.teachers.items()}
+    return dataclasses.asdict(config) | {"teachers": hashes}
 
 
 def start_from_teachers(params: Any, config: StartConfig, vocabulary: Vocabulary) -> tuple[Any, str]:

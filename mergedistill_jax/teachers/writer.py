@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import seqio
 import tensorflow as tf
 
+from mergedistill_jax.configs.worker import Worker
 from mergedistill_jax.files import remove_left_behind
 from mergedistill_jax.manifest import Manifest, ShardEntry, add_shard, entry_name
 from mergedistill_jax.schema import Record
 from mergedistill_jax.teachers.corpus_hashes import CorpusSummary, unchanged_shards
-from mergedistill_jax.teachers.sharing import Worker
 
 
 def corpus_documents(task: str, split: str) -> Iterator[str]:

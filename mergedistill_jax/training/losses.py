@@ -14,7 +14,6 @@ No loss needs the student's logits over the whole vocabulary: its log-normaliser
 the teacher's candidates are enough (`Scores`), and these are found in chunks, see log_normalizer.py.
 """
 
-import dataclasses
 from typing import Any
 
 import flax.struct
@@ -22,37 +21,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-MISSING_MASS = ("renormalise", "truncate", "tail", "to_gold")
+from mergedistill_jax.configs.losses import DistillationConfig
+
 _LARGEST_SHARE = 1.0 - 1e-6
 _SAME_LOGIT = 1e-4
 """Nats within which two logits are the same: one was found by another order of sums than the other."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DistillationConfig:
-    """How the teacher's top-k is read.
-
-    Attributes:
-        missing_mass: one of MISSING_MASS.
-        temperature: of both distributions; other than 1 only with "renormalise", because the teacher's mass outside
-            its top-k is known at temperature 1 alone. The loss is scaled by its square (Hinton et al. 2015).
-    """
-
-    missing_mass: str = "renormalise"
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.missing_mass not in MISSING_MASS:
-            raise ValueError(
-                f"DistillationConfig.missing_mass: found {self.missing_mass!r}, expected one of {MISSING_MASS}"
-            )
-        if self.temperature <= 0:
-            raise ValueError(f"DistillationConfig.temperature: found {self.temperature}, expected more than 0")
-        if self.temperature != 1.0 and self.missing_mass != "renormalise":
-            raise ValueError(
-                f"DistillationConfig.temperature: found {self.temperature} with missing_mass={self.missing_mass!r},"
-                " expected 1 unless missing_mass is 'renormalise'"
-            )
 
 
 class Scores(flax.struct.PyTreeNode):

@@ -23,7 +23,6 @@ from jaxtyping import Array
 from mergedistill_jax.products import on_each
 from mergedistill_jax.training.partitioning import BATCH_SPEC, DATA, FSDP, batch_parts
 
-REDUCE = ("step", "microbatch")
 ROW_NUMBERS = "row_numbers"
 """Of a batch that is cut: each row's place in the whole batch, by which its dropout is drawn."""
 
@@ -41,12 +40,6 @@ class Layout:
 
     mesh: Mesh
     shardings: Any
-
-
-def require_reduce(name: str) -> None:
-    """Raises ValueError where there is no such time to reduce."""
-    if name not in REDUCE:
-        raise ValueError(f"reduce_gradients: found {name!r}, expected one of {REDUCE}")
 
 
 def over_microbatches(

@@ -15,12 +15,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mergedistill_jax.configs.losses import DistillationConfig
+from mergedistill_jax.configs.optimizer import AdamWConfig
+from mergedistill_jax.configs.schedules import GoldWeight, Schedule
 from mergedistill_jax.training.host_memory import return_freed
-from mergedistill_jax.training.losses import DistillationConfig
 from mergedistill_jax.training.microbatches import Layout
-from mergedistill_jax.training.optimizer import AdamWConfig
 from mergedistill_jax.training.partitioning import BATCH_SPEC, require_divisible, shardings_of, vocabulary_shards
-from mergedistill_jax.training.schedules import GoldWeight, Schedule
 from mergedistill_jax.training.step import ApplyFn, StepConfig, TrainState, make_train_step
 
 

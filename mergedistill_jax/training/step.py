@@ -10,16 +10,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mergedistill_jax.configs.losses import DistillationConfig
+from mergedistill_jax.configs.schedules import Schedule
 from mergedistill_jax.training.log_normalizer import vocabulary_scores
-from mergedistill_jax.training.losses import (
-    DistillationConfig,
-    Scores,
-    distillation_loss,
-    gold_cross_entropy,
-    is_highest,
-)
+from mergedistill_jax.training.losses import Scores, distillation_loss, gold_cross_entropy, is_highest
 from mergedistill_jax.training.microbatches import ROW_NUMBERS, Layout, over_microbatches
-from mergedistill_jax.training.schedules import Schedule
 
 Batch = Mapping[str, Array]
 ApplyFn = Callable[..., Any]

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from mergedistill_jax.training.optimizer import decayed
+from mergedistill_jax.configs.optimizer import decayed
 
 Params = Any
 Batch = Mapping[str, Any]

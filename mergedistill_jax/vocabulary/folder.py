@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 from etils import epath
 
+from mergedistill_jax.configs.vocab import OWN
 from mergedistill_jax.files import write_atomically
 from mergedistill_jax.vocabulary.id_map import DROPPED, IdMap, whole_map
 from mergedistill_jax.vocabulary.settings import SETTINGS_FILE
@@ -28,8 +29,6 @@ from mergedistill_jax.vocabulary.tokenizer import (
 
 DESCRIPTION_FILE = "vocabulary.json"
 ID_MAP_FILE = "id_map.npz"
-OWN = "student"
-"""The name of the student's own tokenizer among the members; it is not one of them. Its id map is the identity."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from conftest import TEXTS
 
+from mergedistill_jax.configs.masking import MaskingConfig
+from mergedistill_jax.configs.predict import PACKINGS
 from mergedistill_jax.corpus.masked import mask_sequence, numbers_of
-from mergedistill_jax.corpus.masking import MaskingConfig, covering_draws, random_tokens, text_id, word_draws
-from mergedistill_jax.corpus.packing import PACKINGS, masked_records, packed_sequences, tokenise
+from mergedistill_jax.corpus.masking import covering_draws, random_tokens, text_id, word_draws
+from mergedistill_jax.corpus.packing import masked_records, packed_sequences, tokenise
 from mergedistill_jax.vocabulary.learning import learn_wordpiece
 from mergedistill_jax.vocabulary.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer, wrap_tokenizer
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from conftest import TEXTS
 
-from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.configs.masking import MaskingConfig
+from mergedistill_jax.configs.predict import PACKINGS
 from mergedistill_jax.corpus.packing import (
-    PACKINGS,
     best_fit,
     masked_records,
     packed_sequences,

@@ -14,14 +14,17 @@ from conftest import TEXTS, make_teacher
 from etils import epath
 from test_manifest import make_identity
 
-from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.configs.masking import MaskingConfig
+from mergedistill_jax.configs.predict import PredictConfig
+from mergedistill_jax.configs.recipe import RULES
+from mergedistill_jax.configs.vocab import UnionConfig, VocabConfig
 from mergedistill_jax.data.batches import batches, describe_mixture, evaluation_batches
-from mergedistill_jax.data.choice import COMPARABLE, RULES, choose_shards, gold_loss
+from mergedistill_jax.data.choice import COMPARABLE, choose_shards, gold_loss
 from mergedistill_jax.manifest import Manifest, ShardEntry, list_shard, read_manifest, read_records
 from mergedistill_jax.models.huggingface_weights import WEIGHTS_FILE
-from mergedistill_jax.predict import PredictConfig, predict
+from mergedistill_jax.predict import predict
 from mergedistill_jax.schema import Layout, RecordError
-from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab
+from mergedistill_jax.vocab import vocab
 from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
 from tasks import corpora
 from tasks.distillation import add_students_mixture

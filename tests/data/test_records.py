@@ -7,17 +7,19 @@ import seqio
 import tensorflow as tf
 from conftest import TEXTS
 
-from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.configs.masking import MaskingConfig
+from mergedistill_jax.configs.predict import PredictConfig
+from mergedistill_jax.configs.vocab import LearnConfig, UnionConfig, VocabConfig
 from mergedistill_jax.corpus.packing import masked_records
 from mergedistill_jax.data.records import IMPOSSIBLE_LOG_PROB, add_record_mixture, add_record_task, to_student_ids
 from mergedistill_jax.data.student_rows import ToStudent
 from mergedistill_jax.manifest import open_for_writing, read_manifest, read_records, write_shard
-from mergedistill_jax.predict import PredictConfig, predict
+from mergedistill_jax.predict import predict
 from mergedistill_jax.record_rows import RecordRows
 from mergedistill_jax.schema import Layout, RecordError
 from mergedistill_jax.teachers.inference import predict_records
 from mergedistill_jax.teachers.loading import load_teacher
-from mergedistill_jax.vocab import LearnConfig, UnionConfig, VocabConfig, vocab
+from mergedistill_jax.vocab import vocab
 from mergedistill_jax.vocabulary.canonical import surface
 from mergedistill_jax.vocabulary.folder import read_vocabulary
 from mergedistill_jax.vocabulary.id_map import DROPPED, ragged_map, whole_map

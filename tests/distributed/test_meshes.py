@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.losses import DistillationConfig
+from mergedistill_jax.configs.optimizer import AdamWConfig
+from mergedistill_jax.configs.schedules import GoldWeight, LearningRate
 from mergedistill_jax.models.heads import masked_language_model
 from mergedistill_jax.models.placement import Placement
 from mergedistill_jax.training.distributed import from_host
-from mergedistill_jax.training.losses import DistillationConfig
-from mergedistill_jax.training.optimizer import AdamWConfig
 from mergedistill_jax.training.partitioning import ACTIVATION_AXES, make_mesh, place_batch, vocabulary_shards
 from mergedistill_jax.training.program import Program, make_program
-from mergedistill_jax.training.schedules import GoldWeight, LearningRate
 from mergedistill_jax.training.step import StepConfig
 
 pytestmark = pytest.mark.slow

@@ -7,8 +7,8 @@ import pytest
 from flax import linen as nn
 from made_tokenizers import BERT, bert, byte_level, unigram
 
+from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.evaluation.fills import Reader, _best, fill_examples, gap_of, readable_tokens, sentences
-from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import ModelConfig, masked_language_model
 from mergedistill_jax.schema import Record
 from mergedistill_jax.vocabulary.id_map import DROPPED, IdMap, ragged_map, whole_map

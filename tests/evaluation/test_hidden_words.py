@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from conftest import TEXTS
 
-from mergedistill_jax.corpus.masking import MaskingConfig, text_id, word_draws
+from mergedistill_jax.configs.masking import MaskingConfig
+from mergedistill_jax.corpus.masking import text_id, word_draws
 from mergedistill_jax.corpus.words import word_of_characters
 from mergedistill_jax.evaluation.hidden_words import first_words, hide_words, number_words, word_begins
 from mergedistill_jax.vocabulary.tokenizer import load_tokenizer

@@ -5,7 +5,7 @@ import pytest
 from conftest import TEXTS
 from scipy.special import log_softmax
 
-from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.configs.masking import MaskingConfig
 from mergedistill_jax.corpus.packing import masked_records
 from mergedistill_jax.evaluation.rounding import kl_of_candidates, kl_with_rest, rounding_error
 from mergedistill_jax.teachers.inference import predict_records

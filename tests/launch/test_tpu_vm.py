@@ -385,7 +385,7 @@ def test_the_workers_command_makes_one_job_of_two_processes(cloud: Cloud, config
 
 SETTINGS = """
 from __gin__ import dynamic_registration
-from mergedistill_jax import predict
+from mergedistill_jax.configs import predict
 from tasks import corpora
 
 LANGUAGE = 'en'

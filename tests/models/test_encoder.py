@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.layers import REMATERIALISE, LayerLoop
 from mergedistill_jax.models.activations import ACTIVATIONS
-from mergedistill_jax.models.encoder import Encoder, EncoderConfig, sinusoidal_init
+from mergedistill_jax.models.encoder import Encoder, sinusoidal_init
 from mergedistill_jax.models.heads import MaskedLanguageModel
-from mergedistill_jax.models.layers import REMATERIALISE, LayerLoop
 from mergedistill_jax.models.linear import LayerNorm
 
 CONFIG = EncoderConfig(

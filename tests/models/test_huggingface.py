@@ -15,7 +15,7 @@ import safetensors.numpy
 import tokenizers
 from flax import traverse_util
 
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.models.families import bert
 from mergedistill_jax.models.heads import MaskedLanguageModel, TokenClassifier
 from mergedistill_jax.models.huggingface import (

@@ -12,18 +12,19 @@ import pytest
 from small_merge import MAX_LENGTH, make_merge, train_config
 
 from mergedistill_jax import train as train_module
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.optimizer import AdamWConfig
+from mergedistill_jax.configs.schedules import LearningRate
+from mergedistill_jax.configs.train import TrainConfig
 from mergedistill_jax.data.batches import batches, describe_mixture
-from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.heads import masked_language_model
 from mergedistill_jax.planning.flops import matmul_flops, useful_flops
 from mergedistill_jax.planning.hlo import parse
 from mergedistill_jax.planning.search import candidates, described
 from mergedistill_jax.planning.students import count_parameters, lower_step, sizes_of, varied
 from mergedistill_jax.planning.topology import open_topology
-from mergedistill_jax.train import TrainConfig, train
-from mergedistill_jax.training.optimizer import AdamWConfig
+from mergedistill_jax.train import train
 from mergedistill_jax.training.program import BatchShape, Program, abstract_arguments
-from mergedistill_jax.training.schedules import LearningRate
 
 VOCABULARY, LENGTH, ROWS = 300, 24, 5
 SIZES: dict[str, Any] = {

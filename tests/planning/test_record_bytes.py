@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from small_merge import MAX_LENGTH, K, make_merge
 
+from mergedistill_jax.configs.recipe import StudentRecipe, TeacherOf
 from mergedistill_jax.manifest import read_manifest
 from mergedistill_jax.planning.records import bytes_per_token, record_bytes
-from mergedistill_jax.teachers.recipe import StudentRecipe, TeacherOf
 
 
 def test_the_design_budget_is_kept() -> None:

@@ -15,8 +15,8 @@ import t5x.trainer
 import t5x.utils
 import tensorflow as tf
 
+from mergedistill_jax.configs.train import TrainConfig
 from mergedistill_jax.t5x_adapter import annealing, datasets, starting, student
-from mergedistill_jax.train import TrainConfig
 
 RULES = (("embed_out", None), ("position", None), ("segment", None), ("norm", None), ("labels", None))
 

@@ -13,9 +13,9 @@ import t5x.utils
 from small_merge import Merge, make_merge, train_config
 from t5x_runs import dataset, partitioner, spec_of
 
+from mergedistill_jax.configs.train import TrainConfig
 from mergedistill_jax.data.batches import batches, describe_mixture
 from mergedistill_jax.t5x_adapter import annealing, datasets, student
-from mergedistill_jax.train import TrainConfig
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,9 @@ from small_merge import Merge, make_merge, train_config
 from t5x_runs import evaluate, partitioner
 
 from mergedistill_jax import train as verb
+from mergedistill_jax.configs.finetune import FinetuneConfig
 from mergedistill_jax.evaluation.fills import readable_tokens
-from mergedistill_jax.finetune import FinetuneConfig, finetune
+from mergedistill_jax.finetune import finetune
 from mergedistill_jax.t5x_adapter import fills, student, tagging
 from mergedistill_jax.vocabulary.folder import read_vocabulary
 from tasks.masked_text import add_masked_text, masked_text_lengths

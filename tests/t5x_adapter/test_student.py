@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from small_merge import MODEL, Merge, make_merge, train_config
 from t5x_runs import partitioner
 
+from mergedistill_jax.configs.vocab import UnionConfig, VocabConfig
 from mergedistill_jax.data.batches import batches
 from mergedistill_jax.models.heads import masked_language_model
 from mergedistill_jax.t5x_adapter import annealing, axes, student
@@ -26,7 +27,7 @@ from mergedistill_jax.t5x_adapter.datasets import GOLD_WEIGHT
 from mergedistill_jax.train import student_encoder
 from mergedistill_jax.training.checkpoints import CheckpointError
 from mergedistill_jax.training.step import StepConfig, TrainState, make_train_step
-from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab
+from mergedistill_jax.vocab import vocab
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,14 @@ from small_merge import MODEL, Merge, make_merge, train_config
 from t5x_runs import evaluate, partitioner, train
 
 from mergedistill_jax import train as verb
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.export import ExportConfig
+from mergedistill_jax.configs.start import StartConfig
 from mergedistill_jax.data.batches import describe_mixture
 from mergedistill_jax.evaluation.masked_words import score_student
-from mergedistill_jax.export import ExportConfig, export
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.export import export
 from mergedistill_jax.models.huggingface import load_masked_lm
 from mergedistill_jax.t5x_adapter import datasets, student
-from mergedistill_jax.teachers.start import StartConfig
 from mergedistill_jax.training.checkpoints import CheckpointError, Checkpoints, read_run
 from mergedistill_jax.training.metrics import read_log
 from tasks.distillation import add_students_mixture

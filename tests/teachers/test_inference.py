@@ -7,7 +7,7 @@ import pytest
 from conftest import TEXTS, make_teacher
 from scipy.special import log_softmax
 
-from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.configs.masking import MaskingConfig
 from mergedistill_jax.corpus.packing import masked_records
 from mergedistill_jax.teachers.inference import predict_records, top_log_probs
 from mergedistill_jax.teachers.loading import load_teacher, model_hash

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.schema import Record
 from mergedistill_jax.teachers import inference, program

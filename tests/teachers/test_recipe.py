@@ -1,7 +1,7 @@
 import pytest
 
-from mergedistill_jax.teachers import recipe
-from mergedistill_jax.teachers.recipe import StudentRecipe, TeacherOf
+from mergedistill_jax.configs import recipe
+from mergedistill_jax.configs.recipe import StudentRecipe, TeacherOf
 
 ONE = TeacherOf(name="one", source="some/one", languages=("bn", "hi"))
 TWO = TeacherOf(name="two", source="runs/two", languages=("de", "hi"))

@@ -10,29 +10,29 @@ import pytest
 from conftest import TEXTS
 from scipy.special import log_softmax
 
-from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.losses import DistillationConfig
+from mergedistill_jax.configs.masking import MaskingConfig
+from mergedistill_jax.configs.optimizer import AdamWConfig
+from mergedistill_jax.configs.predict import PredictConfig
+from mergedistill_jax.configs.sampling import Sampling, require_targets
+from mergedistill_jax.configs.schedules import LearningRate
+from mergedistill_jax.configs.train import TrainConfig
+from mergedistill_jax.configs.verify import VerifyConfig
+from mergedistill_jax.configs.vocab import UnionConfig, VocabConfig
 from mergedistill_jax.corpus.packing import masked_records
 from mergedistill_jax.data.batches import describe_mixture
 from mergedistill_jax.data.records import add_record_task
 from mergedistill_jax.manifest import read_manifest, read_records
-from mergedistill_jax.models.encoder import EncoderConfig
-from mergedistill_jax.predict import PredictConfig, predict
+from mergedistill_jax.predict import predict
 from mergedistill_jax.schema import NO_MASS, Layout, Record, RecordError, decode_record, encode_record
 from mergedistill_jax.teachers.inference import predict_records
 from mergedistill_jax.teachers.loading import load_teacher
-from mergedistill_jax.teachers.sampling import (
-    Sampling,
-    projected_samples,
-    require_targets,
-    sampled_target,
-    uniforms_of,
-)
-from mergedistill_jax.train import TrainConfig, train
-from mergedistill_jax.training.losses import DistillationConfig, distillation_loss, scores_of_logits
-from mergedistill_jax.training.optimizer import AdamWConfig
-from mergedistill_jax.training.schedules import LearningRate
-from mergedistill_jax.verify import VerifyConfig, verify
-from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab
+from mergedistill_jax.teachers.sampling import projected_samples, sampled_target, uniforms_of
+from mergedistill_jax.train import train
+from mergedistill_jax.training.losses import distillation_loss, scores_of_logits
+from mergedistill_jax.verify import verify
+from mergedistill_jax.vocab import vocab
 from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
 from tasks import corpora
 

@@ -3,9 +3,10 @@ import threading
 import pytest
 from test_manifest import make_identity, write_folder
 
+from mergedistill_jax.configs.worker import Worker, parse_worker
 from mergedistill_jax.manifest import open_for_writing, read_manifest
 from mergedistill_jax.teachers import sharing
-from mergedistill_jax.teachers.sharing import Worker, parse_worker, tell_missing, wait_until_complete, worker_of_job
+from mergedistill_jax.teachers.sharing import tell_missing, wait_until_complete, worker_of_job
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from small_merge import make_merge, train_config
 
+from mergedistill_jax.configs.start import StartConfig
 from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.models.huggingface import load_masked_lm
-from mergedistill_jax.teachers.start import StartConfig, start_from_teachers
+from mergedistill_jax.teachers.start import start_from_teachers
 from mergedistill_jax.train import train
 from mergedistill_jax.training.checkpoints import CheckpointError
 from mergedistill_jax.vocabulary.folder import read_vocabulary, write_vocabulary

@@ -4,10 +4,10 @@ import pytest
 from test_manifest import make_identity
 from test_schema import make_record
 
+from mergedistill_jax.configs.worker import Worker
 from mergedistill_jax.manifest import open_for_writing, read_manifest
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.corpus_hashes import summarise
-from mergedistill_jax.teachers.sharing import Worker
 from mergedistill_jax.teachers.writer import write_missing_shards
 
 TEXT = "abcdefg"

@@ -16,10 +16,10 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mergedistill_jax.configs.optimizer import AdamWConfig
+from mergedistill_jax.configs.schedules import LearningRate
 from mergedistill_jax.training.checkpoints import CheckpointError, Checkpoints, Run, open_run, read_run
-from mergedistill_jax.training.optimizer import AdamWConfig
 from mergedistill_jax.training.partitioning import make_mesh
-from mergedistill_jax.training.schedules import LearningRate
 from mergedistill_jax.training.step import TrainState
 
 OPTIMIZER = AdamWConfig(learning_rate=LearningRate(peak=0.1, warmup_steps=2)).optimizer(10)

@@ -7,14 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mergedistill_jax.configs.losses import MISSING_MASS, DistillationConfig
 from mergedistill_jax.training.log_normalizer import log_normalizer, token_logits, vocabulary_scores
-from mergedistill_jax.training.losses import (
-    MISSING_MASS,
-    DistillationConfig,
-    distillation_loss,
-    gold_cross_entropy,
-    scores_of_logits,
-)
+from mergedistill_jax.training.losses import distillation_loss, gold_cross_entropy, scores_of_logits
 from mergedistill_jax.training.partitioning import make_mesh
 from mergedistill_jax.training.step import Projection, StepConfig, score
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mergedistill_jax.configs.losses import MISSING_MASS, DistillationConfig
 from mergedistill_jax.data.records import IMPOSSIBLE_LOG_PROB
 from mergedistill_jax.training import losses
-from mergedistill_jax.training.losses import MISSING_MASS, DistillationConfig, scores_of_logits
+from mergedistill_jax.training.losses import scores_of_logits
 
 POSITIONS, VOCABULARY, CANDIDATES = 5, 23, 4
 

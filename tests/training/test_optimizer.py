@@ -7,10 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.configs.optimizer import AdamWConfig, clip_by_global_norm, decayed
+from mergedistill_jax.configs.schedules import LearningRate
 from mergedistill_jax.models.heads import MaskedLanguageModel
-from mergedistill_jax.training.optimizer import AdamWConfig, clip_by_global_norm, decayed
-from mergedistill_jax.training.schedules import LearningRate
 
 
 def config(**settings: float) -> AdamWConfig:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.training.partitioning import make_mesh, place_batch, shardings_of
 

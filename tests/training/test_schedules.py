@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mergedistill_jax.models.encoder import config_fields
-from mergedistill_jax.training.schedules import GoldWeight, LearningRate
+from mergedistill_jax.configs.encoder import config_fields
+from mergedistill_jax.configs.schedules import GoldWeight, LearningRate
 
 
 def gold_weights(config: GoldWeight, steps: int) -> np.ndarray:

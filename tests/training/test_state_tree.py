@@ -10,9 +10,9 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
+from mergedistill_jax.configs.optimizer import AdamWConfig
+from mergedistill_jax.configs.schedules import LearningRate
 from mergedistill_jax.training.checkpoints import Checkpoints, checkpoint_folder
-from mergedistill_jax.training.optimizer import AdamWConfig
-from mergedistill_jax.training.schedules import LearningRate
 from mergedistill_jax.training.state_tree import from_tree, params_of, to_old_tree, to_tree
 from mergedistill_jax.training.step import TrainState
 

@@ -11,11 +11,11 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
+from mergedistill_jax.configs.losses import DistillationConfig
+from mergedistill_jax.configs.schedules import GoldWeight
 from mergedistill_jax.data.records import IMPOSSIBLE_LOG_PROB
-from mergedistill_jax.training.losses import DistillationConfig
 from mergedistill_jax.training.microbatches import Layout
 from mergedistill_jax.training.partitioning import make_mesh, place_batch, shardings_of
-from mergedistill_jax.training.schedules import GoldWeight
 from mergedistill_jax.training.step import (
     Projection,
     StepConfig,

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mergedistill_jax.configs.schedules import GoldWeight
+from mergedistill_jax.configs.train import require_reduce
 from mergedistill_jax.planning.collectives import Collective, collectives
 from mergedistill_jax.planning.hlo import parse
-from mergedistill_jax.training.microbatches import require_reduce
 from mergedistill_jax.training.partitioning import make_mesh, place_batch
-from mergedistill_jax.training.schedules import GoldWeight
 from mergedistill_jax.training.step import StepConfig, TrainState, make_train_step
 from training.test_step import DESCENT, LAMBDA, MODEL, make_batch, placed_start
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from made_tokenizers import bert
 
+from mergedistill_jax.configs.vocab import OWN
 from mergedistill_jax.vocabulary.cut import cut_union
-from mergedistill_jax.vocabulary.folder import OWN, read_vocabulary, write_vocabulary
+from mergedistill_jax.vocabulary.folder import read_vocabulary, write_vocabulary
 from mergedistill_jax.vocabulary.id_map import DROPPED, IdMap, ragged_map, whole_map
 from mergedistill_jax.vocabulary.tokenizer import VocabularyError, vocabulary_hash
 from mergedistill_jax.vocabulary.union import unite

@@ -1,6 +1,6 @@
 """ALBERT (Lan et al. 2020): one layer used many times, and embeddings narrower than it."""
 
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.models.families import bert
 from mergedistill_jax.models.families.family import Family, activation, integer, number
 from mergedistill_jax.models.huggingface_weights import Weight, linear

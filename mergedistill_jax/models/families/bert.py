@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.models.families.family import Family, Field, activation, integer, number
 from mergedistill_jax.models.huggingface_weights import Weight, linear, norm, table, vector
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.models.families import bert
 from mergedistill_jax.models.families.family import Family, activation, integer, number
 from mergedistill_jax.models.huggingface_weights import Weight

@@ -5,7 +5,7 @@ The discriminator, which most of its users know as ELECTRA, was not trained to p
 
 from typing import Any
 
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.models.families import bert
 from mergedistill_jax.models.families.family import Family, integer
 from mergedistill_jax.models.huggingface_weights import Weight, linear

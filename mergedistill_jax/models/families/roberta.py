@@ -9,7 +9,7 @@ reads, up to the one of the padding token; the first token of a text has row pad
 
 from typing import Any
 
-from mergedistill_jax.models.encoder import EncoderConfig
+from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.models.families import bert
 from mergedistill_jax.models.families.family import Family, integer
 from mergedistill_jax.models.huggingface_weights import Weight

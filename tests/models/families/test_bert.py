@@ -14,7 +14,7 @@ from family_models import (
     their_model,
 )
 
-from mergedistill_jax.models.encoder import EncoderConfig, config_fields
+from mergedistill_jax.configs.encoder import EncoderConfig, config_fields
 from mergedistill_jax.models.huggingface import load_masked_lm, require_bert
 
 

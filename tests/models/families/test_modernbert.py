@@ -15,7 +15,7 @@ from family_models import (
     their_model,
 )
 
-from mergedistill_jax.models.encoder import config_fields
+from mergedistill_jax.configs.encoder import config_fields
 from mergedistill_jax.models.huggingface import load_encoder_config, load_masked_lm, require_bert
 from mergedistill_jax.models.modernbert import FULL, LOCAL, ModernBertConfig, rotary_angles, rotated, window
 

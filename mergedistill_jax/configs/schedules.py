@@ -2,12 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
-import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Float
-
-Schedule = Callable[[Array | int], Float[Array, ""]]
+Schedule = Callable[[Any], Any]
+"""Step, an int or a scalar array, to a scalar float32 array."""
 
 _ADDED = {"added": True}
 """Marks a field that descriptions of older runs lack: where it has its default, they leave it out."""
@@ -54,6 +52,8 @@ class GoldWeight:
 
     def schedule(self, steps: int) -> Schedule:
         """The weight of the gold labels at a step; `stop` is reached at the last one."""
+        import jax.numpy as jnp
+        from jaxtyping import Array, Float
 
         def weight(step: Array | int) -> Float[Array, ""]:
             done = jnp.clip(jnp.asarray(step, jnp.float32) / max(steps - 1, 1), 0.0, 1.0)
@@ -74,8 +74,10 @@ class LearningRate:
     warmup_steps: int
     final_share: float = 0.0
 
-    def schedule(self, steps: int) -> optax.Schedule:
+    def schedule(self, steps: int) -> Schedule:
         """Learning rate at a step."""
+        import optax
+
         warmup = min(self.warmup_steps, max(steps - 1, 1))
         return optax.join_schedules(
             [

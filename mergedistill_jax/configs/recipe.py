@@ -11,7 +11,8 @@ gin/students. Records stand beside the students, because a teacher is run once f
 import dataclasses
 from collections.abc import Sequence
 
-from mergedistill_jax.data.choice import RULES
+RULES = ("all", "sample", "best")
+"""What becomes of several teachers of one language, see data/choice.py."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,7 @@
 import dataclasses
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import optax
-
-from mergedistill_jax.training.schedules import LearningRate
+from mergedistill_jax.configs.schedules import LearningRate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,8 +17,10 @@ class AdamWConfig:
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
 
-    def optimizer(self, steps: int) -> optax.GradientTransformation:
-        """The optimizer of a run of `steps` steps."""
+    def optimizer(self, steps: int) -> Any:
+        """The optimizer of a run of `steps` steps, an optax.GradientTransformation."""
+        import optax
+
         return optax.chain(
             clip_by_global_norm(self.max_gradient_norm),
             optax.adamw(
@@ -36,12 +34,18 @@ class AdamWConfig:
         )
 
 
-def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
+def clip_by_global_norm(largest: float) -> Any:
     """Optax's of the same name, as one factor: gradients whose global norm is larger than `largest` get that norm.
 
     optax divides each gradient, and a compiler that does not repeat divisions stores what it divided: a second copy of
     the gradient of the vocabulary's table, written once and read three times.
+
+    Returns:
+        An optax.GradientTransformation.
     """
+    import jax
+    import jax.numpy as jnp
+    import optax
 
     def update(updates: Any, _params: Any) -> Any:
         norm = optax.global_norm(updates)
@@ -53,6 +57,7 @@ def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
 
 def decayed(params: Any) -> Any:
     """True for weight matrices and tables, False for biases and layer normalisation."""
+    import jax
 
     def is_decayed(path: tuple[Any, ...], _leaf: Any) -> bool:
         names = [str(getattr(key, "key", key)) for key in path]
