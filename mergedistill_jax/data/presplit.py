@@ -12,6 +12,7 @@ the text is divided before that word, and its parts are cut separately.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -49,7 +50,7 @@ class _Part:
     def divided(self, before: Sequence[int]) -> Iterator["_Part"]:
         """The same words in parts, each of `before` the first of its part."""
         edges = [0, *(self.words.index(word) for word in before), len(self.words)]
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in itertools.pairwise(edges):
             yield _Part(row=self.row, words=self.words[start:stop], leading=self.leading or start > 0)
 
 

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Collection
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, models
+from tokenizers import Tokenizer, models
 
 
 def stand_in(token_id: int) -> str:
@@ -24,7 +24,10 @@ def stand_in(token_id: int) -> str:
 
 
 def literal_tokenizer(tokenizer: Tokenizer, reserved: Collection[int]) -> Tokenizer:
-    """The copy, without truncation and padding; the stand-in of a reserved id in a text gives that id."""
+    """The copy, without truncation and padding.
+
+    The stand-in of an added token gives its id where it stands in a text, and takes white space along as the token did.
+    """
     content: dict[str, Any] = json.loads(tokenizer.to_str())
     content.update(truncation=None, padding=None)
     ids = tokenizer.get_vocab(with_added_tokens=True)
@@ -49,7 +52,6 @@ def literal_tokenizer(tokenizer: Tokenizer, reserved: Collection[int]) -> Tokeni
     copy = Tokenizer.from_str(json.dumps(content))
     if isinstance(copy.model, models.Unigram):  # reading JSON may change the last digit of a score
         copy.model = models.Unigram(model["vocab"], model["unk_id"], model.get("byte_fallback", False))
-    copy.add_special_tokens([AddedToken(name, normalized=False) for name in names.values()])
     return copy
 
 
