@@ -31,7 +31,8 @@ def add_masked_text(
     """Registers a text file as the task `name`, and returns the name; a second call replaces the first.
 
     Args:
-        path: of the text, UTF-8, with [MASK] for every gap; empty lines are left out.
+        path: of the text, UTF-8, with [MASK] for every gap, whatever the tokenizer calls it; other special tokens that
+            it spells are text. Empty lines are left out.
         vocabulary: folder of the student's vocabulary.
         teacher: whose tokenizer cuts the text, as it cut the student's training text in that language; None: the
             student's own.
@@ -87,10 +88,8 @@ def _rows(path: str, vocabulary: Vocabulary, teacher: str, max_length: int) -> I
 
 
 def _row(line: str, tokenizer: TeacherTokenizer, id_map: IdMap, max_length: int) -> dict[str, Any]:
-    named = line.replace(MASK, tokenizer.tokens[tokenizer.mask_id])
-    ids = np.array(
-        [tokenizer.cls_id, *tokenizer.encode_batch([named])[0][0][: max_length - 2], tokenizer.sep_id], np.int32
-    )
+    pieces = tokenizer.encode_with_masks(line, MASK)[: max_length - 2]
+    ids = np.array([tokenizer.cls_id, *pieces, tokenizer.sep_id], np.int32)
     mapped, first = id_map.expand(ids)  # may spell a word out, beyond max_length
     positions = first[np.flatnonzero(ids == tokenizer.mask_id)]
     positions = positions[positions < max_length].astype(np.int32)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from tokenizers import Tokenizer
 
+from mergedistill_jax.data.presplit import word_pieces
 from mergedistill_jax.vocabulary.id_map import IdMap, whole_map
 from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer
 
@@ -80,6 +80,7 @@ def encode_tagged(
     """Sub-word ids and labels, all rows max_length long: int32 ids, bool masks, float32 weights.
 
     A sentence longer than max_length loses whole words at its end. A word without sub-words becomes one [UNK].
+    Words are cut as the text that they make with a space between, see `presplit.py`.
 
     Args:
         words: of each sentence.
@@ -170,19 +171,10 @@ def predicted_tags(
 
 def _word_pieces(words: Sequence[Sequence[str]], tokenizer: TeacherTokenizer, id_map: IdMap) -> list[list[list[int]]]:
     """Model ids of each word of each sentence; no word is empty."""
-    own = Tokenizer.from_str(tokenizer.tokenizer.to_str())  # a copy: the caller's truncation and padding stay
-    own.no_truncation()
-    own.no_padding()
-    encodings = own.encode_batch([list(row) for row in words], is_pretokenized=True, add_special_tokens=False)
-    result = []
-    for row, encoding in zip(words, encodings, strict=True):
-        pieces: list[list[int]] = [[] for _ in row]
-        for piece, word in zip(encoding.ids, encoding.word_ids, strict=True):
-            if word is not None:  # None marks special tokens, which were not asked for
-                pieces[word].append(piece)
-        raw = [np.array(word or [tokenizer.unk_id], np.int32) for word in pieces]
-        result.append([id_map.expand(word)[0].tolist() for word in raw])
-    return result
+    return [
+        [id_map.expand(np.array(word, np.int32))[0].tolist() for word in sentence]
+        for sentence in word_pieces(words, tokenizer)
+    ]
 
 
 def _fitting(id_map: IdMap | None, tokenizer: TeacherTokenizer) -> IdMap:

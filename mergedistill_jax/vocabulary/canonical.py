@@ -16,7 +16,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from mergedistill_jax.vocabulary.tokenizer import SPECIAL_TOKENS, TeacherTokenizer, VocabularyError
+from mergedistill_jax.vocabulary.tokenizer import SPECIAL_TOKENS, TeacherTokenizer, VocabularyError, is_placeholder
 
 PREFIX = "##"
 SPACE = "▁"
@@ -25,7 +25,6 @@ SPECIAL = tuple(tokens[0] for tokens in SPECIAL_TOKENS.values())
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _ATOM = re.compile(r"<0x[0-9A-F]{2}>|.", re.DOTALL)
-_PLACEHOLDER = re.compile(r"\[unused\d*\]|<unused_?\d+>|madeupword\d+|<.+>NOTUSED", re.DOTALL)
 _ASCII_MARKS = frozenset(map(chr, [*range(33, 48), *range(58, 65), *range(91, 97), *range(123, 127)]))
 # The blocks that BERT's normaliser sets apart by spaces (Devlin et al. 2019, multilingual models).
 _CHINESE = (
@@ -53,7 +52,7 @@ def canonical_tokens(teacher: TeacherTokenizer) -> list[str | None]:
     never = set(teacher.extra_special_ids)
     spell = _speller(teacher)
     return [
-        roles[index] if index in roles else None if index in never or _PLACEHOLDER.fullmatch(token) else spell(token)
+        roles[index] if index in roles else None if index in never or is_placeholder(token) else spell(token)
         for index, token in enumerate(teacher.tokens)
     ]
 

@@ -9,16 +9,18 @@ import functools
 import hashlib
 import json
 import operator
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
 from jaxtyping import Int
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from mergedistill_jax.vocabulary import byte_level, sentencepieces, wordpiece
 from mergedistill_jax.vocabulary.byte_pieces import spread_byte_pieces
 from mergedistill_jax.vocabulary.errors import VocabularyError, check_tokens, one_line, refusing
+from mergedistill_jax.vocabulary.literal_text import literal_tokenizer, may_spell, stand_in
 from mergedistill_jax.vocabulary.sentencepiece_files import charsmaps
 from mergedistill_jax.vocabulary.settings import (
     ALBERT,
@@ -61,6 +63,8 @@ SPECIAL_TOKENS = {
 
 _OTHER_SPECIAL_TOKENS = ("[BOS]", "[EOS]", "<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED", "<|endoftext|>")
 """Special in published models, though not every folder says so: BETO's [EOS] is only a line of its vocab.txt."""
+
+_PLACEHOLDER = re.compile(r"\[unused[^\]]*\]|<unused_?\d+>|madeupword\d+|<.+>NOTUSED", re.DOTALL)
 
 _FAMILIES = {
     BERT: wordpiece.bert,
@@ -114,11 +118,8 @@ class TeacherTokenizer:
 
     @functools.cached_property
     def ordinary_ids(self) -> Int[np.ndarray, " v"]:
-        """Ids of tokens that stand for text: no special and no [unusedN] token."""
-        special = {*self.special_ids, *self.extra_special_ids}
-        return np.array(
-            [i for i, token in enumerate(self.tokens) if i not in special and not is_placeholder(token)], np.int32
-        )
+        """Ids of tokens that stand for text: no special token and no placeholder."""
+        return np.array([index for index in range(len(self.tokens)) if index not in self.reserved_ids], np.int32)
 
     @functools.cached_property
     def vocabulary_hash(self) -> str:
@@ -140,22 +141,77 @@ class TeacherTokenizer:
             content["model"]["vocab"] = [(piece, float(np.float32(score))) for piece, score in vocabulary]
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
+    @functools.cached_property
+    def reserved_ids(self) -> frozenset[int]:
+        """Ids that no text yields: special tokens and placeholders; [UNK] stands only for what is unknown."""
+        placeholders = (index for index, token in enumerate(self.tokens) if is_placeholder(token))
+        return frozenset((*self.special_ids, *self.extra_special_ids, *placeholders))
+
     def encode_batch(self, texts: Sequence[str]) -> list[tuple[list[int], Int[np.ndarray, " n"]]]:
         """For each text its ids, without special tokens, and the character at which each piece starts.
+
+        A text that spells a special token is cut as if the token were none, see `literal_text.py`; where its
+        characters are no pieces either, they are [UNK]. All other texts have the ids of AutoTokenizer.
 
         A piece that begins with a space may start at the space or behind it; a piece that is one byte of a character
         starts at that character.
         """
-        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        encodings = self._encode(texts)
         first = operator.itemgetter(0)
-        starts = [np.fromiter(map(first, one.offsets), np.int64, len(one)) for one in encodings]
+        starts = [np.fromiter(map(first, one.offsets), np.int64, len(one)) for one, _ in encodings]
         if self._byte_of_id is not None:
-            for text, encoding, start in zip(texts, encodings, starts, strict=True):
+            for text, (encoding, _), start in zip(texts, encodings, starts, strict=True):
                 spread_byte_pieces(text, encoding, start, self._byte_of_id, self.tokenizer.normalizer)
-        return [(encoding.ids, start) for encoding, start in zip(encodings, starts, strict=True)]
+        return [(ids, start) for (_, ids), start in zip(encodings, starts, strict=True)]
+
+    def encode_spans(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """For each text its ids, as `encode_batch` gives them, and the characters [start, end) of each piece."""
+        return [(ids, encoding.offsets) for encoding, ids in self._encode(texts)]
+
+    def encode_with_masks(self, text: str, mask: str) -> list[int]:
+        """Ids of a text with the mask token wherever `mask` stands; all else is text, as in `encode_batch`."""
+        named = text.replace(mask, stand_in(self.mask_id))
+        return self._text_ids(self._literal.encode(named, add_special_tokens=False).ids, wanted=self.mask_id)
+
+    def _encode(self, texts: Sequence[str]) -> list[tuple[Encoding, list[int]]]:
+        """Of each text its encoding, and the ids, which alone are sure to hold no special token.
+
+        The tokenizer that takes special tokens for text is slow to build: only texts that need it go through it.
+        """
+        texts = list(texts)
+        if self.tokenizer.truncation is not None or self.tokenizer.padding is not None:
+            literal, encodings = range(len(texts)), [None] * len(texts)
+        else:
+            found = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+            encodings = [(encoding, encoding.ids) for encoding in found]
+            literal = [row for row, (_, ids) in enumerate(encodings) if self._may_be_special(texts[row], ids)]
+        if literal:
+            found = self._literal.encode_batch([texts[row] for row in literal], add_special_tokens=False)
+            for row, encoding in zip(literal, found, strict=True):
+                encodings[row] = (encoding, self._text_ids(encoding.ids))
+        return encodings
+
+    def _may_be_special(self, text: str, ids: list[int]) -> bool:
+        """Whether an id may come from a special token that the text spells; most [UNK] come from unknown characters."""
+        if self.reserved_ids.isdisjoint(ids):
+            return False
+        special = self.reserved_ids.intersection(ids) - {self.unk_id}
+        return bool(special) or may_spell(text, self.tokens[self.unk_id])
+
+    def _text_ids(self, ids: list[int], wanted: int | None = None) -> list[int]:
+        """The ids with [UNK] for special ones: those of a text that holds a stand-in."""
+        never = self.reserved_ids - {self.unk_id, wanted}
+        return ids if never.isdisjoint(ids) else [self.unk_id if index in never else index for index in ids]
+
+    @functools.cached_property
+    def _literal(self) -> Tokenizer:
+        return literal_tokenizer(self.tokenizer, self.reserved_ids)
 
     def encode_with_special_tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """For each text its ids, framed as published: [CLS] x [SEP], or <s> x </s>."""
+        """For each text its ids as AutoTokenizer gives them: [CLS] x [SEP], or <s> x </s>.
+
+        For comparisons alone: a special token that the text spells is one here.
+        """
         return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=True)]
 
     @functools.cached_property
@@ -172,8 +228,8 @@ class TeacherTokenizer:
 
 
 def is_placeholder(token: str) -> bool:
-    """Whether a token is one of BERT's [unusedN]: in the vocabulary, never in a text."""
-    return token.startswith("[unused") and token.endswith("]")
+    """Whether a token only keeps a place in the vocabulary, such as BERT's [unused1] or fairseq's madeupword0001."""
+    return _PLACEHOLDER.fullmatch(token) is not None
 
 
 def vocabulary_hash(tokens: Sequence[str]) -> str:
