@@ -7,14 +7,25 @@
 
 The canonical spelling is WordPiece's, because the student's own tokenizer is one. A piece counts as word-initial
 where BERT's pre-tokenizer would begin a word: after a space, and at a punctuation mark or a Chinese character, which
-the other families write without a space marker too (`.` and `▁.` are both `.`). Bytes that are no text alone are
-spelled `<0xE4>`.
+the other families write without a space marker too (`.` and `▁.` are both `.`).
+
+A vocab.txt has a token a line, and its readers break lines at, or strip, what Python calls white space. So these are
+spelled by their bytes in UTF-8, as SentencePiece spells bytes:
+
+    part of a piece                                              canonical
+    a space                                                      ▁
+    other white space, control characters: NUL, U+0085, U+2028   <0x00>, <0xC2><0x85>, <0xE2><0x80><0xA8>
+    a byte that is not UTF-8 where it stands                     <0xE4>
+    the character ▁ itself (in SentencePiece it is a space)      <0xE2><0x96><0x81>
+    text that reads like one of these: <0x0A>                    <0x3C>0x0A>
+
+So pieces of different text have different names, and `piece_bytes` gives the text back.
 """
 
 import functools
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from mergedistill_jax.vocabulary.tokenizer import SPECIAL_TOKENS, TeacherTokenizer, VocabularyError, is_placeholder
 
@@ -25,6 +36,11 @@ SPECIAL = tuple(tokens[0] for tokens in SPECIAL_TOKENS.values())
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _ATOM = re.compile(r"<0x[0-9A-F]{2}>|.", re.DOTALL)
+# White space (str.isspace) other than the space, control characters, bytes that Python has decoded as surrogates
+# (surrogateescape), ▁, and the < of what would read as a spelled byte.
+_SPELLED = re.compile(
+    r"[\x00-\x1f\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\udc80-\udcff▁]|<(?=0x[0-9A-F]{2}>)"
+)
 _ASCII_MARKS = frozenset(map(chr, [*range(33, 48), *range(58, 65), *range(91, 97), *range(123, 127)]))
 # The blocks that BERT's normaliser sets apart by spaces (Devlin et al. 2019, multilingual models).
 _CHINESE = (
@@ -95,13 +111,40 @@ def family(teacher: TeacherTokenizer) -> str:
     )
 
 
+def piece_bytes(token: str) -> bytes:
+    """The text that an ordinary canonical token stands for, in UTF-8: the inverse of the spelling.
+
+    A word-initial token begins with a space, also where its piece had none because its first character begins a word.
+
+    Raises:
+        ValueError: the token is a special one, which stands for no text.
+    """
+    if token in SPECIAL:
+        raise ValueError(f"token: found {token!r}, expected one that stands for text")
+    inside = token.startswith(PREFIX)
+    spelled = token.removeprefix(PREFIX if inside else SPACE)
+    return (b"" if inside else b" ") + b"".join(map(_atom_bytes, _ATOM.findall(spelled)))
+
+
+def _atom_bytes(atom: str) -> bytes:
+    if _BYTE.fullmatch(atom):
+        return bytes([int(atom[3:5], 16)])
+    return b" " if atom == SPACE else atom.encode()
+
+
 def _speller(teacher: TeacherTokenizer) -> Callable[[str], str]:
     """The canonical spelling of a token of this teacher's family."""
     kind = family(teacher)
+    added = teacher.tokenizer.get_added_tokens_decoder().values()
+    # Tokens beside the model's are found in the text before it is cut: they are spelled as text.
+    plain = {token.content for token in added} - teacher.tokenizer.get_vocab(with_added_tokens=False).keys()
     if kind == "wordpiece":
         prefix = teacher.tokenizer.model.continuing_subword_prefix
-        return lambda token: _wordpiece(token, prefix)
-    return _byte_level if kind == "byte_level" else _sentencepiece
+        return lambda token: _initial(token) if token in plain else _wordpiece(token, prefix)
+    if kind == "byte_level":
+        return lambda token: _running_text(token) if token in plain else _byte_level(token)
+    byte_fallback = '"byte_fallback":true' in teacher.tokenizer.to_str()  # Unigram has no attribute for it
+    return lambda token: _sentencepiece(token, byte_fallback=byte_fallback)
 
 
 def _wordpiece(token: str, prefix: str) -> str:
@@ -110,48 +153,43 @@ def _wordpiece(token: str, prefix: str) -> str:
     return _initial(token)
 
 
-def _sentencepiece(token: str) -> str:
-    if token.startswith(SPACE):
-        return _initial(token.removeprefix(SPACE))
-    if _BYTE.fullmatch(token):
+def _sentencepiece(token: str, *, byte_fallback: bool) -> str:
+    if byte_fallback and _BYTE.fullmatch(token):
         return PREFIX + token
-    return _by_first_character(token)
+    return _running_text(token.replace(SPACE, " "))
 
 
 def _byte_level(token: str) -> str:
     alphabet = _byte_of_character()
     if not all(character in alphabet for character in token):
-        return _by_first_character(token)  # an added token: plain text
-    data = bytes(alphabet[character] for character in token)
-    text = _readable(data.removeprefix(b" ")).replace(" ", SPACE)
-    if data.startswith(b" "):
-        return _initial(text)
-    return PREFIX + text if _BYTE.match(text) else _by_first_character(text)
+        return _running_text(token)  # no text is cut to it
+    return _running_text(bytes(alphabet[character] for character in token).decode("utf-8", "surrogateescape"))
 
 
-def _by_first_character(text: str) -> str:
-    return _initial(text) if text and begins_word(text[0]) else _inside(text)
+def _running_text(text: str) -> str:
+    """The name of a piece that is written as it stands in a text, a space before the word it begins."""
+    if text.startswith(" "):
+        return _initial(text.removeprefix(" "))
+    return _initial(text) if begins_word(text[0]) else _inside(text)
 
 
 def _inside(text: str) -> str:
-    return PREFIX + _one_line(text)
+    return PREFIX + _readable(text)
 
 
 def _initial(text: str) -> str:
     """A word-initial token; one that would read as something else is led by ▁, which no other token begins with."""
-    ambiguous = not text or text.startswith((PREFIX, SPACE)) or text in SPECIAL
-    return _one_line(SPACE + text if ambiguous else text)
+    ambiguous = not text or text.startswith((PREFIX, " ")) or text in SPECIAL
+    return (SPACE if ambiguous else "") + _readable(text)
 
 
-def _one_line(text: str) -> str:
-    """A vocabulary file has a token a line."""
-    return text.replace("\n", "<0x0A>").replace("\r", "<0x0D>")
+def _readable(text: str) -> str:
+    """The text on one line, and of one reading."""
+    return _SPELLED.sub(_spelled_bytes, text).replace(" ", SPACE)
 
 
-def _readable(data: bytes) -> str:
-    """UTF-8 as text, and each byte that is none as <0xNN>."""
-    parts: Sequence[str] = data.decode("utf-8", "surrogateescape")
-    return "".join(f"<0x{ord(part) - 0xDC00:02X}>" if "\udc80" <= part <= "\udcff" else part for part in parts)
+def _spelled_bytes(found: re.Match[str]) -> str:
+    return "".join(f"<0x{byte:02X}>" for byte in found[0].encode("utf-8", "surrogateescape"))
 
 
 @functools.cache

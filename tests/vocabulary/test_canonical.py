@@ -28,8 +28,16 @@ WORDPIECE = {
     "##語": "##語",
     "##": "▁##",  # two marks, not an empty continuation
     "###": "###",  # the mark # inside a word
-    "▁": "▁▁",  # the character itself
-    "▁x": "▁▁x",
+    "▁": "<0xE2><0x96><0x81>",  # the character itself, not a space
+    "▁x": "<0xE2><0x96><0x81>x",
+    "##x▁": "##x<0xE2><0x96><0x81>",
+    "<0x0A>": "<0x3C>0x0A>",  # text, not a line feed
+    "##<0x41>": "##<0x3C>0x41>",
+    "<0x0a>": "<0x0a>",
+    "\u2028": "<0xE2><0x80><0xA8>",  # bert-base-chinese has both
+    "##\u2028": "##<0xE2><0x80><0xA8>",
+    "a\u3000": "a<0xE3><0x80><0x80>",
+    "a\u200db": "a\u200db",  # neither white space nor control: as it is
     "[x]": "[x]",
     "madeupwords": "madeupwords",
 }
