@@ -19,6 +19,7 @@ from mergedistill_jax.evaluation.masked_words import (
     unseen_shares,
 )
 from mergedistill_jax.evaluation.report import Fill, Report, Vocabulary, console_table, write_report
+from mergedistill_jax.locks import owns_output
 from mergedistill_jax.manifest import MANIFEST_NAME, Manifest, read_manifest, require_equal
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.schema import RecordError
@@ -68,6 +69,7 @@ class EvaluateConfig:
     examples: int = 3
 
 
+@owns_output()
 def evaluate(config: EvaluateConfig) -> Report:
     """Scores everything, writes the report and prints its table."""
     began = time.monotonic()

@@ -12,6 +12,7 @@ from etils import epath
 
 from mergedistill_jax.evaluation.metrics import relative_deviation
 from mergedistill_jax.files import write_atomically
+from mergedistill_jax.locks import owns_output
 from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.models.huggingface import save_masked_lm
 from mergedistill_jax.models.model_card import Evaluation, Teacher, model_card
@@ -46,6 +47,7 @@ class ExportConfig:
     report: str | None = None
 
 
+@owns_output(beside=True)
 def export(config: ExportConfig) -> None:
     """Writes the folder; does nothing where it already holds an export of the same checkpoint and card."""
     run = read_run(config.run)

@@ -20,6 +20,7 @@ from mergedistill_jax.data.batches import (
 )
 from mergedistill_jax.data.prefetch import placed_ahead
 from mergedistill_jax.evaluation.heldout import Heldout
+from mergedistill_jax.locks import owns_output
 from mergedistill_jax.models.encoder import EncoderConfig, config_fields
 from mergedistill_jax.models.heads import masked_language_model
 from mergedistill_jax.models.huggingface import require_bert
@@ -28,7 +29,7 @@ from mergedistill_jax.models.placement import Placement
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.start import StartConfig, start_from_teachers
 from mergedistill_jax.training.checkpoints import CheckpointError, Checkpoints, Run, open_run
-from mergedistill_jax.training.distributed import from_host, say, to_host
+from mergedistill_jax.training.distributed import from_host, say, to_host, told_by_lead
 from mergedistill_jax.training.journal import Journal
 from mergedistill_jax.training.losses import DistillationConfig
 from mergedistill_jax.training.microbatches import require_reduce
@@ -132,6 +133,7 @@ class TrainConfig:
             raise ValueError(f"TrainConfig.dtype: found {self.dtype!r}, expected 'float32' or 'bfloat16'")
 
 
+@owns_output(decide=told_by_lead)
 def train(config: TrainConfig) -> TrainState:
     """Trains to the last step, from where the folder's newest checkpoint stands, and returns the final state.
 
