@@ -58,7 +58,8 @@ def export(config: ExportConfig) -> None:
         )
     encoder = EncoderConfig(**run.model)
     checkpoints = Checkpoints(config.run, alone=True)
-    step, params = checkpoints.latest_step, checkpoints.restore_params()
+    params = checkpoints.restore_params()
+    step = checkpoints.latest_step
     checkpoints.close()
     print(f"export: step {step:,} of {config.run} -> {config.output}")
     card = _card(config, run, vocabulary, encoder, step or 0)

@@ -33,7 +33,7 @@ Decide = Callable[[Callable[[], str]], str]
 
 _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _held: contextvars.ContextVar[frozenset[tuple[int, str]]] = contextvars.ContextVar("held", default=frozenset())
-"""(process, lock file) of the locks of this thread's stages: a pipeline's last stage writes into the pipeline's folder."""
+"""(process, lock file) of this thread: the last stage of a pipeline writes into the folder of the pipeline."""
 _descriptors: set[int] = set()
 
 
