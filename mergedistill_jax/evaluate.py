@@ -21,6 +21,7 @@ from mergedistill_jax.evaluation.masked_words import (
     unseen_shares,
 )
 from mergedistill_jax.evaluation.report import Fill, Report, Vocabulary, console_table, write_report
+from mergedistill_jax.locks import owns_output
 from mergedistill_jax.manifest import MANIFEST_NAME, Manifest, read_manifest, require_equal
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.stage_log import StageTime, read_stage_times
@@ -36,6 +37,7 @@ FINETUNE_RESULT = "result.json"
 TAGGING_METRICS = {"pos": {"tagging_f1": "tagging_f1"}, "ner": {"entity_f1": "ner_f1"}}
 
 
+@owns_output()
 def evaluate(config: EvaluateConfig) -> Report:
     """Scores everything, writes the report and prints its table."""
     began = time.monotonic()

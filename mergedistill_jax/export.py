@@ -12,6 +12,7 @@ from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.configs.export import ExportConfig
 from mergedistill_jax.evaluation.metrics import relative_deviation
 from mergedistill_jax.files import write_atomically
+from mergedistill_jax.locks import owns_output
 from mergedistill_jax.models.huggingface import save_masked_lm
 from mergedistill_jax.models.model_card import Evaluation, Teacher, model_card
 from mergedistill_jax.models.tokenizer_files import SpecialTokens
@@ -24,6 +25,7 @@ EXPORT_FILE = "export.json"
 SCORES_SHOWN = {"masked_accuracy": "masked words", "tagging_f1": "part of speech", "ner_f1": "named entities"}
 
 
+@owns_output(beside=True)
 def export(config: ExportConfig) -> None:
     """Writes the folder; does nothing where it already holds an export of the same checkpoint and card."""
     run = read_run(config.run)
@@ -34,7 +36,8 @@ def export(config: ExportConfig) -> None:
         )
     encoder = EncoderConfig(**run.model)
     checkpoints = Checkpoints(config.run, alone=True)
-    step, params = checkpoints.latest_step, checkpoints.restore_params()
+    params = checkpoints.restore_params()
+    step = checkpoints.latest_step
     checkpoints.close()
     print(f"export: step {step:,} of {config.run} -> {config.output}")
     card = _card(config, run, vocabulary, encoder, step or 0)

@@ -30,6 +30,7 @@ from mergedistill_jax.data.tagging import (
 )
 from mergedistill_jax.evaluation.metrics import entity_scores, tagging_scores
 from mergedistill_jax.files import write_atomically
+from mergedistill_jax.locks import owns_output
 from mergedistill_jax.models.heads import ModelConfig, TokenClassifier
 from mergedistill_jax.models.huggingface import require_bert, save_token_classifier
 from mergedistill_jax.models.tokenizer_files import SpecialTokens
@@ -51,6 +52,7 @@ PATH_FIELDS = (*DATA_FIELDS, "model", "vocabulary", "output")
 Params = Any
 
 
+@owns_output()
 def finetune(config: FinetuneConfig) -> dict[str, Any]:
     """Fine-tune, score, and write `result.json` into config.output; or report the result that stands there.
 

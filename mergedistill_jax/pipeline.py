@@ -11,11 +11,14 @@ Every step is a command that could be typed; it is printed, and skipped where it
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mergedistill_jax.configs.pipeline import HELDOUT_RATE, PipelineConfig, Variant
 from mergedistill_jax.corpus import grammars
+from mergedistill_jax.files import write_atomically
+from mergedistill_jax.locks import owns_output
 
 RunStage = Callable[..., Any]
 
@@ -30,6 +33,15 @@ class Step:
     reuse: bool = True
 
 
+def _told_by_lead(function: Callable[[], str]) -> str:
+    if not os.environ.get("MERGEDISTILL_DISTRIBUTED"):
+        return function()
+    from mergedistill_jax.training.distributed import told_by_lead  # noqa: PLC0415 - it imports JAX
+
+    return told_by_lead(function)
+
+
+@owns_output(decide=_told_by_lead)
 def pipeline(config: PipelineConfig, run_stage: RunStage) -> None:
     """Runs every step.
 
@@ -272,7 +284,7 @@ def _write_grammar_tagging(config: PipelineConfig) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             documents = grammars.documents(language, seed=0, start=start, count=stop - start)
             sentences = (sentence for document in documents for sentence in document)
-            path.write_text("\n".join(_tsv(sentence) for sentence in sentences) + "\n")
+            write_atomically(path, ("\n".join(_tsv(sentence) for sentence in sentences) + "\n").encode())
 
 
 def _tsv(sentence: grammars.TaggedSentence) -> str:

@@ -25,14 +25,16 @@ from mergedistill_jax.data.batches import (
 )
 from mergedistill_jax.data.prefetch import placed_ahead
 from mergedistill_jax.evaluation.heldout import Heldout
+from mergedistill_jax.locks import owns_output
 from mergedistill_jax.models.heads import masked_language_model
 from mergedistill_jax.models.huggingface import require_bert
 from mergedistill_jax.models.placement import Placement
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.start import described, start_from_teachers
 from mergedistill_jax.training.checkpoints import CheckpointError, Checkpoints, Run, open_run
-from mergedistill_jax.training.distributed import from_host, say, to_host
+from mergedistill_jax.training.distributed import from_host, say, to_host, told_by_lead
 from mergedistill_jax.training.journal import Journal
+from mergedistill_jax.training.metrics import MetricSums
 from mergedistill_jax.training.nonfinite import FiniteWatch, NonFiniteError
 from mergedistill_jax.training.partitioning import (
     ACTIVATION_AXES,
@@ -47,6 +49,7 @@ from mergedistill_jax.training.step import TrainState
 from mergedistill_jax.vocabulary.folder import read_vocabulary
 
 
+@owns_output(decide=told_by_lead)
 def train(config: TrainConfig) -> TrainState:
     """Trains to the last step, from where the folder's newest checkpoint stands, and returns the final state.
 
@@ -74,8 +77,11 @@ def train(config: TrainConfig) -> TrainState:
     program = run_program(model, config, _shape(mixture), mesh)
     step_fn = compile_step(program, _shape(mixture), config.batch_size)
 
+    planned = checkpoints.latest_step
     state, resumed = _first_state(config, program, checkpoints, mixture)
     start = int(state.step)
+    if checkpoints.latest_step != planned:  # that one could not be read
+        made = batches(mixture, config.batch_size, seed=config.seed, start_step=start, rows=rows.numbers)
     say(_announcement(config, encoder, mixture, state, start, mesh))
 
     journal = Journal(
@@ -186,21 +192,37 @@ def _first_state(
         if config.start is not None:
             state = _started(state, program.shardings, config.start, mixture)
         return state, None
-    position = checkpoints.restore_position()
-    expected = _position(checkpoints.latest_step, mixture, {})
-    for field in ("batches", "mixture_hash", "vocabulary_hash"):
-        if position and position.get(field) != expected[field]:
-            raise CheckpointError(
-                f"{config.output}: checkpoint {checkpoints.latest_step}: field {field}: found {position.get(field)!r},"
-                f" expected {expected[field]!r}"
-            )
     # Restored into shapes, not into a fresh state: two of them may not fit.
     target = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         program.abstract_state,
         program.shardings,
     )
-    return checkpoints.restore(target), position.get("metric_sums")
+    while True:
+        position = _checked_position(config, checkpoints, mixture)
+        step = checkpoints.latest_step
+        state = checkpoints.restore(target)
+        if checkpoints.latest_step == step:  # else the position was that of another checkpoint
+            return state, position.get("metric_sums")
+
+
+def _checked_position(config: TrainConfig, checkpoints: Checkpoints, mixture: RecordMixture) -> Mapping[str, Any]:
+    position = checkpoints.restore_position()
+    expected = _position(checkpoints.latest_step or 0, mixture, {})
+    for field in ("batches", "mixture_hash", "vocabulary_hash"):
+        if position and position.get(field) != expected[field]:
+            raise CheckpointError(
+                f"{config.output}: checkpoint {checkpoints.latest_step}: field {field}: found {position.get(field)!r},"
+                f" expected {expected[field]!r}"
+            )
+    try:
+        MetricSums({}, position["metric_sums"] if position else None)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{config.output}: checkpoint {checkpoints.latest_step}: field metric_sums: found damaged sums ({error!r}),"
+            " expected those of a training run"
+        ) from error
+    return position
 
 
 def _position(step: int, mixture: RecordMixture, metric_sums: Mapping[str, Any]) -> dict[str, Any]:

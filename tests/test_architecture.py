@@ -85,6 +85,7 @@ def test_every_stage_is_a_verb_at_the_root_and_every_verb_is_a_stage() -> None:
         "files",
         "stage_log",
         "products",
+        "locks",
     }
     assert {path.stem for path in PACKAGE.glob("*.py")} - others == {module for module, _, _ in STAGES.values()}
     assert all(name == module for name, (module, _, _) in STAGES.items())

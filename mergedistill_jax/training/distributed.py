@@ -35,8 +35,8 @@ HEARTBEAT_TIMEOUT_S = 30
 """After how long a process that fell silent ends the job on all the others."""
 
 _LONGEST_WAIT_MS = 2**31 - 1
-_ALONE = itertools.count()
-"""Numbers of the meetings of `lead_alone`, the same on all processes."""
+_ALONE, _TOLD = itertools.count(), itertools.count()
+"""Numbers of the meetings of `lead_alone` and of `told_by_lead`, the same on all processes."""
 
 
 def run_as_member(function: Callable[[], int]) -> int:
@@ -118,6 +118,24 @@ def lead_first(name: str, function: Callable[[], Any]) -> Any:
         return found
     wait_for_all(name)
     return function()
+
+
+def told_by_lead(function: Callable[[], str]) -> str:
+    """Calls a function on the leading process, and gives its result on every process.
+
+    The others wait at the coordinator: no device takes part. Where the function raises, the leading process ends, and
+    JAX ends the others.
+    """
+    if not jax.distributed.is_initialized():
+        return function()
+    client = global_state.client
+    assert client is not None  # noqa: S101 - there is one where jax.distributed is initialised
+    name = f"mergedistill/told/{next(_TOLD)}"
+    if not leads():
+        return client.blocking_key_value_get(name, _LONGEST_WAIT_MS).removeprefix("=")
+    found = function()
+    client.key_value_set(name, f"={found}")  # never empty: that could read as "not there yet"
+    return found
 
 
 def lead_alone(function: Callable[[], int]) -> int:
