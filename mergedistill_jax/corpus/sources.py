@@ -94,10 +94,10 @@ def _json_text(place: str, line: str, field: str) -> tuple[dict[str, Any], str]:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise CorpusError(
-            f"{place}: found {line[:40]!r}, expected a JSON object with a string in the field {field!r}"
+            f"{place}: field {field}: found {line[:40]!r}, expected a JSON object with a string"
         ) from error
     if not isinstance(row, dict):
-        raise CorpusError(f"{place}: found {line[:40]!r}, expected a JSON object a line (JSON Lines)")
+        raise CorpusError(f"{place}: field {field}: found {line[:40]!r}, expected a JSON object a line (JSON Lines)")
     if field not in row:
         raise CorpusError(f"{place}: field {field}: found the fields {sorted(row)}, expected one named {field!r}")
     text = row[field]

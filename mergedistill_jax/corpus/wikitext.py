@@ -22,6 +22,7 @@ from mwparserfromhell.wikicode import Wikicode
 
 from mergedistill_jax.corpus.transclusion import own_page
 from mergedistill_jax.corpus.variants import without_variants
+from mergedistill_jax.corpus.wikitext_cost import parsing_cost
 from mergedistill_jax.corpus.wikitext_lines import EDGE, GONE, ITEM, passages
 
 _LEFT_OUT_BLOCKS = (
@@ -52,6 +53,10 @@ MEDIA_FILE = re.compile(
 OTHER_LANGUAGE = re.compile(r"(?:[a-z]{2,3}(?:-[a-z-]+)?|simple):\S")
 
 
+MAX_COST = 10_000_000
+"""Largest `parsing_cost`: seconds of parsing. Articles have up to a tenth of it."""
+
+
 class MarkupError(ValueError):
     """Wiki text that the parser cannot read; the message is one line."""
 
@@ -66,12 +71,15 @@ def plain_text(markup: str, hidden_namespaces: Iterable[str] = (), *, language: 
         language: code of the wiki's language, "" where it is not known, see variants.py.
 
     Raises:
-        MarkupError: the parser fails.
+        MarkupError: the parser fails, or would take very long.
     """
     hidden = frozenset(name.casefold() for name in (*hidden_namespaces, "File", "Image", *CATEGORIES.split()))
+    markup = own_page(markup)
+    if parsing_cost(markup) > MAX_COST:
+        raise MarkupError("wiki text: found too many marks that are not closed, expected an article")
     # Quotes are left to wikitext_lines, which knows MediaWiki's rule for those that do not pair up.
     try:
-        tree = mwparserfromhell.parse(own_page(markup), skip_style_tags=True)
+        tree = mwparserfromhell.parse(markup, skip_style_tags=True)
     except (ParserError, RecursionError, SystemError) as error:
         raise MarkupError(f"wiki text: found markup that fails the parser ({error}), expected an article") from error
     return "\n".join(passages(without_variants("".join(_shown(tree, hidden)), language)))

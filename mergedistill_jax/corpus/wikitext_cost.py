@@ -4,7 +4,7 @@ import collections
 import re
 
 _MARK = re.compile(
-    r"(?P<comment><!--)|(?P<comment_end>-->)|<(?P<end>/?)(?P<tag>[A-Za-z]\w*)(?P<rest>[^<>]*>?)|(?P<link>\[\[)|(?P<link_end>\]\])"
+    r"(?P<comment><!--)|(?P<comment_end>-->)|<(?P<end>/?)(?P<tag>[A-Za-z]\w*)(?P<rest>[^<>]*>?)|(?P<link>\[\[+)|(?P<link_end>\]\])"
     r"|(?P<url>\[(?=(?:[a-z]+:)?//)|(?<=://)\[)|(?P<url_end>\])|(?P<braces>\{\{+)|(?P<braces_end>\}\}+)",
 )
 _NEVER_CLOSED = frozenset(["br", "dd", "dt", "hr", "img", "li", "link", "meta", "td", "th", "tr", "wbr"])
@@ -23,6 +23,6 @@ def parsing_cost(markup: str) -> int:
             count = 1
         else:
             name, is_end = _OPENING.get(kind, kind), kind in _OPENING
-            count = len(mark[0]) // 2 if name == "braces" else 1
+            count = len(mark[0]) // 2 if kind == "braces_end" else 1  # a run of opening ones is read once
         unclosed[name] = max(unclosed[name] - count, 0) if is_end else unclosed[name] + count
     return unclosed.total() * len(markup)
