@@ -49,8 +49,24 @@ def _as_examples(documents: Callable[[str], Iterator[str]], split: str) -> Itera
         yield {"text": document.encode()}
 
 
-def add_files(name: str, files: Sequence[str], text_format: str, splits: Mapping[str, Split] | None = None) -> str:
+def add_files(
+    name: str,
+    files: Sequence[str],
+    text_format: str,
+    splits: Mapping[str, Split] | None = None,
+    *,
+    damaged: str = "refuse",
+    field: str = "text",
+) -> str:
     """Registers files of one of sources.FORMATS, text compressed or not; * in names is expanded.
+
+    Args:
+        name: of the task.
+        files: paths or patterns.
+        text_format: a key of sources.FORMATS.
+        splits: shares of the documents, SPLITS by default.
+        damaged: "refuse" a file that is damaged or cut short, or "keep_whole": read what is whole before the damage.
+        field: of JSON lines and parquet files, the field or column that holds the text.
 
     Raises:
         CorpusError: no file fits a pattern, or the format is unknown.
@@ -60,35 +76,71 @@ def add_files(name: str, files: Sequence[str], text_format: str, splits: Mapping
     from mergedistill_jax.corpus import sources
 
     shares = SPLITS if splits is None else splits
-    if text_format not in sources.FORMATS:
-        raise sources.CorpusError(f"{name}: format: found {text_format!r}, expected one of {sorted(sources.FORMATS)}")
+    try:
+        sources.check_format(text_format, damaged)
+    except sources.CorpusError as error:
+        raise sources.CorpusError(f"{name}: {error}") from error
     found = []
     for pattern in files:
         matches = sorted(tf.io.gfile.glob(pattern))
         if not matches:
             raise sources.CorpusError(f"{pattern}: found no file, expected text of the corpus {name}")
         found.extend(matches)
-    return add_corpus(name, lambda split: sources.documents(found, text_format, shares[split]), list(shares))
+
+    def documents(split: str) -> Iterator[str]:
+        return sources.documents(found, text_format, shares[split], damaged=damaged, field=field)
+
+    return add_corpus(name, documents, list(shares))
 
 
-def add_wikiextractor(language: str, folder: str, pattern: str, splits: Mapping[str, Split] | None = None) -> str:
-    """Registers WikiExtractor output as `wikipedia_<language>`; {language} in the pattern is filled in."""
-    return _add_language("wikipedia", language, folder, pattern, "wikiextractor", splits)
+def add_wikiextractor(
+    language: str,
+    folder: str,
+    pattern: str,
+    splits: Mapping[str, Split] | None = None,
+    *,
+    damaged: str = "refuse",
+) -> str:
+    """Registers output of WikiExtractor, with `--json` or without, as `wikipedia_<language>`.
+
+    {language} in the pattern is filled in; for `damaged` see `add_files`.
+    """
+    return _add_language("wikipedia", language, folder, pattern, "wikiextractor", splits, damaged=damaged)
 
 
-def add_jsonl(language: str, folder: str, pattern: str, splits: Mapping[str, Split] | None = None) -> str:
-    """Registers JSON lines as `jsonl_<language>`, one document a line in the field "text"."""
-    return _add_language("jsonl", language, folder, pattern, "jsonl", splits)
+def add_jsonl(
+    language: str,
+    folder: str,
+    pattern: str,
+    splits: Mapping[str, Split] | None = None,
+    *,
+    damaged: str = "refuse",
+    field: str = "text",
+) -> str:
+    """Registers JSON lines as `jsonl_<language>`, one document a line in the field `field`; see `add_files`."""
+    return _add_language("jsonl", language, folder, pattern, "jsonl", splits, damaged=damaged, field=field)
 
 
-def add_parquet(language: str, folder: str, pattern: str, splits: Mapping[str, Split] | None = None) -> str:
-    """Registers parquet files as `parquet_<language>`, one document a row in the column "text"."""
-    return _add_language("parquet", language, folder, pattern, "parquet", splits)
+def add_parquet(
+    language: str, folder: str, pattern: str, splits: Mapping[str, Split] | None = None, *, field: str = "text"
+) -> str:
+    """Registers parquet files as `parquet_<language>`, one document a row in the column `field`."""
+    return _add_language("parquet", language, folder, pattern, "parquet", splits, field=field)
 
 
-def add_mediawiki(language: str, folder: str, pattern: str, splits: Mapping[str, Split] | None = None) -> str:
-    """Registers dumps of a wiki (`*wiki-*-pages-articles*.xml*`) as `mediawiki_<language>`, one document an article."""
-    return _add_language("mediawiki", language, folder, pattern, "mediawiki", splits)
+def add_mediawiki(
+    language: str,
+    folder: str,
+    pattern: str,
+    splits: Mapping[str, Split] | None = None,
+    *,
+    damaged: str = "refuse",
+) -> str:
+    """Registers dumps of a wiki (`*wiki-*-pages-articles*.xml*`) as `mediawiki_<language>`, one document an article.
+
+    For `damaged` see `add_files`.
+    """
+    return _add_language("mediawiki", language, folder, pattern, "mediawiki", splits, damaged=damaged)
 
 
 def add_tfds(
@@ -134,10 +186,17 @@ def _check_language(name: str, language: str) -> None:
 
 
 def _add_language(
-    name: str, language: str, folder: str, pattern: str, text_format: str, splits: Mapping[str, Split] | None
+    name: str,
+    language: str,
+    folder: str,
+    pattern: str,
+    text_format: str,
+    splits: Mapping[str, Split] | None,
+    **options: str,
 ) -> str:
     _check_language(name, language)
-    return add_files(f"{name}_{language}", [f"{folder}/{pattern.format(language=language)}"], text_format, splits)
+    files = [f"{folder}/{pattern.format(language=language)}"]
+    return add_files(f"{name}_{language}", files, text_format, splits, **options)
 
 
 def add_grammar(language: str, documents: Mapping[str, tuple[int, int]]) -> str:

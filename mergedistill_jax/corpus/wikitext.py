@@ -20,6 +20,9 @@ from mwparserfromhell import nodes
 from mwparserfromhell.parser import ParserError
 from mwparserfromhell.wikicode import Wikicode
 
+from mergedistill_jax.corpus.transclusion import own_page
+from mergedistill_jax.corpus.variants import without_variants
+from mergedistill_jax.corpus.wikitext_cost import parsing_cost
 from mergedistill_jax.corpus.wikitext_lines import EDGE, GONE, ITEM, passages
 
 _LEFT_OUT_BLOCKS = (
@@ -50,28 +53,36 @@ MEDIA_FILE = re.compile(
 OTHER_LANGUAGE = re.compile(r"(?:[a-z]{2,3}(?:-[a-z-]+)?|simple):\S")
 
 
+MAX_COST = 10_000_000
+"""Largest `parsing_cost`: seconds of parsing. Articles have up to a tenth of it."""
+
+
 class MarkupError(ValueError):
     """Wiki text that the parser cannot read; the message is one line."""
 
 
-def plain_text(markup: str, hidden_namespaces: Iterable[str] = ()) -> str:
+def plain_text(markup: str, hidden_namespaces: Iterable[str] = (), *, language: str = "") -> str:
     """The text passages of an article, a paragraph a line; "" where there is none.
 
     Args:
         markup: wiki text.
         hidden_namespaces: the wiki's own names for files and categories, whose links show no text. The English names,
             CATEGORIES, and links to media files by their endings are always known.
+        language: code of the wiki's language, "" where it is not known, see variants.py.
 
     Raises:
-        MarkupError: the parser fails.
+        MarkupError: the parser fails, or would take very long.
     """
     hidden = frozenset(name.casefold() for name in (*hidden_namespaces, "File", "Image", *CATEGORIES.split()))
+    markup = own_page(markup)
+    if parsing_cost(markup) > MAX_COST:
+        raise MarkupError("wiki text: found too many marks that are not closed, expected an article")
     # Quotes are left to wikitext_lines, which knows MediaWiki's rule for those that do not pair up.
     try:
         tree = mwparserfromhell.parse(markup, skip_style_tags=True)
     except (ParserError, RecursionError, SystemError) as error:
         raise MarkupError(f"wiki text: found markup that fails the parser ({error}), expected an article") from error
-    return "\n".join(passages("".join(_shown(tree, hidden))))
+    return "\n".join(passages(without_variants("".join(_shown(tree, hidden)), language)))
 
 
 def _shown(tree: Wikicode, hidden: frozenset[str]) -> Iterator[str]:
@@ -99,6 +110,8 @@ def _shown(tree: Wikicode, hidden: frozenset[str]) -> Iterator[str]:
 def _character(node: nodes.HTMLEntity) -> str:
     """What &nbsp; or &#8211; stands for; a space for control characters and halves of surrogate pairs."""
     text = node.normalize()
+    if text in {"-", "{", "}"}:
+        return f"{EDGE}{text}{EDGE}"  # no part of a rule of variants
     return " " if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text) else text
 
 
@@ -122,7 +135,8 @@ def _tag(node: nodes.Tag, hidden: frozenset[str]) -> Iterator[str]:
     elif name in LEFT_OUT_BLOCKS:
         yield f"\n\n{GONE}\n\n{EDGE}"
     elif name == "nowiki":
-        yield from (EDGE, *_contents(node, hidden), EDGE)
+        contents = "".join(_contents(node, hidden)).replace("-{", f"-{EDGE}{{").replace("}-", f"}}{EDGE}-")
+        yield f"{EDGE}{contents}{EDGE}"
     elif name == "br":
         yield "\n"
     elif name in ITEMS:

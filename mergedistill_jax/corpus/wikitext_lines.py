@@ -21,7 +21,6 @@ _HEADING = re.compile(r"\s*==.*==\s*|=[^=].*=\s*")
 _BOLD_LINE = re.compile(r"('{3}|'{5})[^']*\1:?\s*")
 _TABLE_LINE = re.compile(r"\s*(?:\{\||\|\}|[|!])")
 _SWITCH = re.compile(r"__[^\W\d]+__")
-_VARIANTS = re.compile(r"-\{([^{}]*)\}-")
 _BROKEN = re.compile(EDGE + r"|\{\{|\}\}|\[\[|\]\]|\{\||\|\}")
 
 
@@ -69,21 +68,10 @@ def _is_left_out(line: str) -> bool:
 
 def _clean(block: str) -> str:
     """A paragraph without what is left of markup; "" where no word remains."""
-    block = _VARIANTS.sub(lambda found: _variant(found[1]), " ".join(block.split()))
-    block = _SWITCH.sub(lambda found: found[0] if found[0].islower() else "", block)
+    block = _SWITCH.sub(lambda found: found[0] if found[0].islower() else "", " ".join(block.split()))
     block = _BROKEN.sub("", _without_gaps(_KNOWN_TAG.sub("", block)))
     block = " ".join(block.split())
     return block if any(character.isalpha() for character in block) else ""
-
-
-def _variant(rule: str) -> str:
-    """What a wiki of several scripts shows for -{rule}-: its text, or the first of "zh-cn:甲;zh-tw:乙"."""
-    flags, bar, rest = rule.rpartition("|")
-    if bar and not {"A", "R"} & set(flags.strip()):
-        return ""
-    first = rest.split(";")[0]
-    code, colon, text = first.partition(":")
-    return text.strip() if colon and re.fullmatch(r"\s*[a-z]{2,3}(-[a-z]+)*\s*", code) else first
 
 
 _QUOTES = re.compile("'{2,}")

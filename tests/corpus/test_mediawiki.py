@@ -5,7 +5,7 @@ import lzma
 
 import pytest
 
-from mergedistill_jax.corpus import mediawiki, sources
+from mergedistill_jax.corpus import mediawiki, reading, sources
 from mergedistill_jax.corpus.mediawiki import dump_pages, mediawiki_documents
 from mergedistill_jax.corpus.sources import CorpusError
 from mergedistill_jax.corpus.wikitext import MarkupError
@@ -71,13 +71,13 @@ def test_chunks_change_nothing(tmp_path, monkeypatch):
     path = write(tmp_path, "dump.xml", dump(*PAGES))
     whole = list(dump_pages(path))
     for size in (1, 7):
-        monkeypatch.setattr(mediawiki, "CHUNK_BYTES", size)
+        monkeypatch.setattr(reading, "BLOCK_BYTES", size)
         assert list(dump_pages(path)) == whole
 
 
 def test_pages_come_while_the_dump_is_read(tmp_path, monkeypatch):
     """The first page is given before the damage behind it is met: nothing waits for the end of the file."""
-    monkeypatch.setattr(mediawiki, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 64)
     pages = dump_pages(write(tmp_path, "dump.xml", dump(*PAGES)[:-40]))
     assert next(pages).title == "Berliini"
     with pytest.raises(CorpusError, match="after page"):
@@ -93,10 +93,10 @@ def test_of_several_revisions_the_last_stands(tmp_path):
 def test_a_page_that_cannot_be_parsed_is_left_out_counted_and_told(tmp_path, monkeypatch, caplog):
     parse = mediawiki.plain_text
 
-    def fail_on_turku(markup, names):
+    def fail_on_turku(markup, names, **options):
         if "Turku" in markup:
             raise MarkupError("fails")
-        return parse(markup, names)
+        return parse(markup, names, **options)
 
     monkeypatch.setattr(mediawiki, "plain_text", fail_on_turku)
     counts = collections.Counter()
@@ -142,7 +142,7 @@ def test_a_truncated_compressed_dump_is_one_line(tmp_path, ending, compress):
     data = compress(dump(*numbered).encode())
     path = write(tmp_path, f"dump.xml.{ending}", data[: len(data) // 2])
     with pytest.raises(
-        CorpusError, match=rf"dump\.xml\.{ending}: after page \d+: found damaged compressed data"
+        CorpusError, match=rf"dump\.xml\.{ending}: line \d+: after page \d+: found damaged compressed data"
     ) as error:
         list(mediawiki_documents(path))
     assert "\n" not in str(error.value)

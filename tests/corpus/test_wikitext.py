@@ -139,7 +139,7 @@ def test_lines_that_follow_each_other_are_one_paragraph_as_the_wiki_shows_them()
 def test_script_variants_show_one_of_them():
     assert (
         plain_text("-{甲}-、-{zh-cn:乙; zh-tw:丙}-、-{T|zh-cn:丁}-、-{zh-hans|戊}-、-{A|zh:己}-。")
-        == "甲、乙、、、己。"
+        == "甲、乙、、戊、己。"
     )
 
 
