@@ -5,17 +5,18 @@ Flags are T5X's: --gin_file, --gin_search_paths, --gin.NAME=value. And --dry_run
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import hashlib
 import importlib
+import importlib.util
 import inspect
+import logging
 import os
 import re
 import shlex
 import sys
 import time
-import types
-import typing
 from collections.abc import Callable, Iterator, Sequence
 from tokenize import TokenError
 from typing import Any
@@ -23,6 +24,8 @@ from typing import Any
 from etils import epath
 
 import gin
+from mergedistill_jax.dry_run import DryRun, dry_run
+from mergedistill_jax.gin_types import check_bindings, macro_without_calls, type_errors, without_calls
 from mergedistill_jax.stage_log import StageTime, read_stage_time, write_stage_time
 
 STAGES = {
@@ -37,6 +40,13 @@ STAGES = {
     "plan": ("plan", "PlanConfig", "estimate memory, time and bytes without hardware"),
     "pipeline": ("pipeline", "PipelineConfig", "all stages in order, from text to report"),
 }
+
+USUAL_FILES = {stage: f"gin/runs/{stage}.gin" for stage in STAGES} | {
+    "vocab": "gin/runs/union.gin",
+    "train": "gin/runs/student.gin",
+    "pipeline": "gin/runs/demo.gin",
+}
+"""A gin file to begin with, for each stage."""
 
 TOGETHER = ("train", "predict", "pipeline")
 """Stages that all processes of a job work on; the others run on its leading process alone."""
@@ -74,10 +84,13 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    dry_run = "--dry_run" in arguments
+    only_look = "--dry_run" in arguments
     stage, gin_files, search_paths, bindings = parse([argument for argument in arguments if argument != "--dry_run"])
-    if dry_run:
-        print(describe_stage(stage, gin_files, bindings, search_paths))
+    if only_look:
+        report = describe_stage(stage, gin_files, bindings, search_paths)
+        print("\n".join(report.lines))
+        if report.missing:
+            raise UsageError(f"{stage}: found no {', no '.join(report.missing)}, expected what the lines above say")
     else:
         run_stage(stage, gin_files, bindings, search_paths)
 
@@ -135,7 +148,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, list[str], list[str], list[str
     """
     stage, *flags = arguments
     if stage not in STAGES:
-        raise UsageError(f"stage: found {stage!r}, expected one of {', '.join(STAGES)}")
+        raise UsageError(f"stage: found {stage!r}, expected one of {', '.join(STAGES)}{_closest(stage, list(STAGES))}")
     files: list[str] = []
     paths: list[str] = []
     bindings: list[str] = []
@@ -243,20 +256,13 @@ def _run_step(
 
 def describe_stage(
     stage: str, gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()
-) -> str:
-    """What a stage would do, without doing it: its module's own description, or else the configuration it would have.
-
-    Only the former makes the config object, for that may read data that earlier stages have yet to write.
-    """
-    module, _, _ = STAGES[stage]
-    describe: Callable[..., str] | None = getattr(
-        importlib.import_module(f"mergedistill_jax.{module}"), "describe", None
-    )
-    if describe is not None:
-        return describe(configure(stage, gin_files, bindings, search_paths))
+) -> DryRun:
+    """What a stage would do with what is on this machine, without doing it: its lines, and then its configuration."""
     with _usage_errors(gin_files):
-        _parse_files(gin_files, bindings, search_paths)
-    return f"# would run: {command_line(stage, gin_files, bindings)}\n\n{gin.config_str()}"
+        config = _parse_files(stage, gin_files, bindings, search_paths)
+    report = dry_run(stage, config, corpus=macro_without_calls("CORPUS"))
+    text = "\n".join(f"# {line}" for line in [*report.lines, f"command: {command_line(stage, gin_files, bindings)}"])
+    return dataclasses.replace(report, lines=[text, "", gin.config_str()])
 
 
 def configure(stage: str, gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> Any:
@@ -265,14 +271,21 @@ def configure(stage: str, gin_files: Sequence[str], bindings: Sequence[str], sea
     Raises:
         UsageError: a file is missing, a name is misspelt, a required value is not given, or one is of another type.
     """
-    module, config_name, _ = STAGES[stage]
-    config_class = getattr(importlib.import_module(f"mergedistill_jax.configs.{module}"), config_name)
     with _usage_errors(gin_files):
-        _parse_files(gin_files, bindings, search_paths)
+        _parse_files(stage, gin_files, bindings, search_paths)
         with gin.unlock_config():
-            config = _registered(config_class)()
-    _require_types(config, _where(gin_files))
+            config = gin.get_configurable(_selector(_config_class(stage)))()
+        _refuse_mistyped(type_errors(config))
     return config
+
+
+def _config_class(stage: str) -> type:
+    module, config_name, _ = STAGES[stage]
+    return getattr(importlib.import_module(f"mergedistill_jax.configs.{module}"), config_name)
+
+
+def _selector(config_class: type) -> str:
+    return f"{config_class.__module__}.{config_class.__qualname__}"
 
 
 def _where(gin_files: Sequence[str]) -> str:
@@ -287,24 +300,92 @@ def _usage_errors(gin_files: Sequence[str]) -> Iterator[None]:
     """Turns what gin raises, and what the references in its files raise, into one line that names the files."""
     try:
         yield
-    except UsageError:
-        raise
+    except UsageError as error:
+        where = _where(gin_files)
+        named = not gin_files or str(error).startswith(("--gin", where))
+        raise UsageError(str(error) if named else f"{where}: {error}") from error
     except (*_GIN_ERRORS, *_errors_of_paths()) as error:
         raise UsageError(f"{_where(gin_files)}: {_explained(error)}") from error
 
 
-def _parse_files(gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> None:
-    """Gives gin the files, then the bindings, and finalizes; nothing is called yet."""
+def _parse_files(stage: str, gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> Any:
+    """Gives gin the files, then the bindings, checks both for a stage, and finalizes.
+
+    Returns:
+        The stage's settings with a Call in the place of everything that takes longer, see gin_types.py.
+    """
     gin.clear_config(clear_constants=True)
     for path in (*search_paths, str(epath.Path(__file__).parent.parent)):
         gin.add_config_file_search_path(path)
     with gin.unlock_config():
-        gin.parse_config_files_and_bindings(list(gin_files), [], finalize_config=False)
+        logging.disable(logging.ERROR)  # gin logs every folder where it looks for a file in vain
+        try:
+            gin.parse_config_files_and_bindings(list(gin_files), [], finalize_config=False)
+        finally:
+            logging.disable(logging.NOTSET)
         in_files = gin.config_str()
+        config_class = _config_class(stage)
+        _refuse_old_imports(in_files)
+        _require_settings(stage, _selector(config_class), gin_files)
         for binding in bindings:
             _parse_binding(binding)
         _require_known_macros(bindings, in_files)
+        findings = check_bindings(config_class, _selector(config_class))
+        _refuse_missing([*findings.missing, *_unbound_macros()])
+        _refuse_mistyped(findings.mistyped)
         gin.finalize()
+    return without_calls(config_class, _selector(config_class))  # refuses what is out of range
+
+
+def _require_settings(stage: str, selector: str, gin_files: Sequence[str]) -> None:
+    """Refuses gin files that do not say a word about the stage.
+
+    Raises:
+        UsageError: names a file that does.
+    """
+    try:
+        gin.get_configurable(selector)
+    except (KeyError, ValueError) as error:
+        found = f"found no settings of {stage}" if gin_files else "found no --gin_file"
+        raise UsageError(f"{found}, expected --gin_file={USUAL_FILES[stage]} or one like it") from error
+
+
+def _refuse_old_imports(config: str) -> None:
+    """Refuses an import of settings from where their code is: what is bound there would reach nothing.
+
+    Raises:
+        UsageError: names the import that is right.
+    """
+    for folder, name in re.findall(r"^from (mergedistill_jax[\w.]*) import (\w+)", config, re.MULTILINE):
+        right = "mergedistill_jax.configs"
+        if folder != right and importlib.util.find_spec(f"{right}.{name}"):
+            raise UsageError(f"found `from {folder} import {name}`, expected `from {right} import {name}`")
+
+
+def _unbound_macros() -> list[str]:
+    """Those that any binding reads and none sets, this stage's or not."""
+    everything = gin.config_str()
+    bound = re.findall(r"^([\w/]+) =", everything, re.MULTILINE)
+    read = re.findall(r"%([\w/]+)", re.sub(r"'[^'\n]*'|\"[^\"\n]*\"|^#.*$", "", everything, flags=re.MULTILINE))
+    return [f"%{name}" for name in read if name not in bound]
+
+
+def _refuse_missing(missing: Sequence[str]) -> None:
+    """Raises UsageError that names everything that has no value yet."""
+    macros = list(dict.fromkeys(name for name in missing if name.startswith("%")))
+    fields = list(dict.fromkeys(name for name in missing if not name.startswith("%")))
+    if macros:
+        flags = " ".join(f"--gin.{name.removeprefix('%')}=VALUE" for name in macros)
+        listed = ", ".join([*macros, *fields])
+        raise UsageError(f"{listed}: found no value, expected {flags} or a gin file that sets it")
+    if fields:
+        raise UsageError(f"{', '.join(fields)}: found no value, expected one in a gin file")
+
+
+def _refuse_mistyped(mistyped: Sequence[str]) -> None:
+    """Raises UsageError that names every value of another type than its field's."""
+    if mistyped:
+        raise UsageError("; ".join(mistyped))
 
 
 def _parse_binding(binding: str) -> None:
@@ -335,50 +416,36 @@ def _require_known_macros(bindings: Sequence[str], in_files: str) -> None:
     for binding in bindings:
         name = binding.partition("=")[0].strip()
         if not set(name) & set("./") and name not in known:
-            raise UsageError(f"--gin.{name}: found a name that nothing reads, expected one of {', '.join(known)}")
-
-
-def _require_types(config: Any, where: str) -> None:
-    """Checks the plain fields of a config object and of those inside it: numbers, strings, lists that are no string."""
-    name = type(config).__name__
-    for field, hint in typing.get_type_hints(type(config)).items():
-        value = getattr(config, field, None)
-        if dataclasses.is_dataclass(value):
-            _require_types(value, where)
-        accepted = set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
-        if accepted <= {int, float, str, bool, type(None)}:
-            accepted |= {int} if float in accepted else set()
-            if type(value) not in accepted:
-                names = " or ".join(sorted(kind.__name__ for kind in accepted))
-                raise UsageError(f"{where}: {name}.{field}: found {value!r}, expected {names}")
-        elif typing.get_origin(hint) is Sequence and isinstance(value, str):
-            raise UsageError(f"{where}: {name}.{field}: found one string {value!r}, expected several in brackets")
+            expected = f"one of {', '.join(known)}{_closest(name, known)}"
+            raise UsageError(f"--gin.{name}: found a name that nothing reads, expected {expected}")
 
 
 def _explained(error: BaseException) -> str:
     """Gin's message on one line, with what it leaves out: what would have been right."""
     message = _one_line(error)
-    if match := re.match(r"No bindings specified for '(.+)/gin.macro'", message):
-        return f"%{match[1]}: found no value, expected --gin.{match[1]}=VALUE or a gin file that sets it"
+    if match := re.match(r"Unable to open file: (\S+?)\. Searched config paths: (.*?)\.?$", message):
+        return f"{match[1]}: not found in {match[2]}, expected a gin file; --gin_search_paths=DIR names further folders"
     if match := re.match(r"Configurable '(.+)' doesn't have a parameter named '(.+?)'\.?(.*)", message):
-        return f"{match[2]}: found no such parameter of {match[1]}, expected one of {_parameters(match[1])}.{match[3]}"
+        parameters = _parameters(match[1])
+        found = f"{match[2]}: found no such parameter of {match[1]}, expected one of {', '.join(parameters)}"
+        return f"{found}{_closest(match[2], parameters)}.{match[3]}"
     if match := re.match(r"No configurable matching (?:reference )?'(.+?)'\.?(.*)", message):
         return f"{match[1]}: found no such name, expected one that the gin files import.{match[2]}"
     return message
 
 
-def _parameters(name: str) -> str:
+def _closest(name: str, names: Sequence[str]) -> str:
+    """The name that was perhaps meant, as the end of a message; nothing where none is like it."""
+    found = difflib.get_close_matches(name, names, n=1)
+    return f" ({found[0]}?)" if found else ""
+
+
+def _parameters(name: str) -> list[str]:
     configurable: Any = gin.get_configurable(name)
     wrapped: Any = getattr(configurable, "__wrapped__", configurable)
     if dataclasses.is_dataclass(wrapped):
-        return ", ".join(field.name for field in dataclasses.fields(wrapped))
-    return ", ".join(inspect.signature(wrapped).parameters)
-
-
-def _registered(config_class: type) -> Callable[[], Any]:
-    """The gin-configured form of a class: as a gin file registered it, or with its defaults."""
-    selector = f"{config_class.__module__}.{config_class.__qualname__}"
-    return gin.get_configurable(selector)
+        return [field.name for field in dataclasses.fields(wrapped)]
+    return list(inspect.signature(wrapped).parameters)
 
 
 def command_line(stage: str, gin_files: Sequence[str], bindings: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from mergedistill_jax.evaluation.teacher_scores import WordScores, predict_hidde
 from mergedistill_jax.evaluation.teacher_table import table_text
 from mergedistill_jax.files import write_atomically
 from mergedistill_jax.models.huggingface import load_encoder_config
-from mergedistill_jax.teachers.hub import Source, find_teacher, local_teacher
+from mergedistill_jax.teachers.hub import Source, find_teacher
 from mergedistill_jax.teachers.loading import load_teacher
 from mergedistill_jax.teachers.writer import corpus_documents
 from mergedistill_jax.training.progress import Progress
@@ -39,19 +39,6 @@ class _Sample:
     text: NumberedText
     hidden: Mapping[str, HiddenSequences]
     compared: np.ndarray
-
-
-def describe(config: CompareConfig) -> str:
-    """What `compare` would do, from what is on this machine: no hub is asked, no text read, nothing written."""
-    names = _names(config.teachers)
-    asked = [f"  {language}: {', '.join(map(names.__getitem__, one))}" for language, one in config.by_language.items()]
-    found = {teacher: "present" if local_teacher(teacher) else "not present" for teacher in config.teachers}
-    first = (
-        f"compare: would score {len(names)} teachers on up to {config.documents:,} documents of {config.split!r} a"
-        f" language, {config.words_per_document:,} words each, {config.masking.rate:.0%} of them hidden"
-    )
-    listed = [f"  {names[teacher]}: {teacher}, {told}" for teacher, told in found.items()]
-    return "\n".join([first, *asked, *listed, f"  report: {config.output or 'printed alone'}"])
 
 
 def compare(config: CompareConfig) -> dict[str, LanguageChoice]:

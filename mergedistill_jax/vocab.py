@@ -15,7 +15,7 @@ from mergedistill_jax.configs.vocab import LearnConfig, UnionConfig, VocabConfig
 from mergedistill_jax.corpus.packing import tokenise
 from mergedistill_jax.files import write_atomically
 from mergedistill_jax.models.heads import MaskedLanguageModel
-from mergedistill_jax.teachers.hub import find_teacher, local_teacher
+from mergedistill_jax.teachers.hub import find_teacher
 from mergedistill_jax.teachers.writer import corpus_documents
 from mergedistill_jax.vocabulary.canonical import canonical_tokens
 from mergedistill_jax.vocabulary.cut import cut_union, token_use
@@ -35,42 +35,6 @@ from mergedistill_jax.vocabulary.tokenizer import (
 from mergedistill_jax.vocabulary.union import Union, merged_tokens, overlaps, unite_canonical
 
 REPORT_FILE = "report.txt"
-
-
-def describe(config: VocabConfig) -> str:
-    """What `vocab` would do, from what is on this machine: no hub is asked, and nothing is written."""
-    method = config.method
-    if isinstance(method, LearnConfig):
-        source = f"{method.corpus}:{method.split}"
-        return f"vocab: would learn {method.size:,} WordPiece tokens from {source} -> {config.output}"
-    name = f" of the student {config.student.name}" if config.student else ""
-    size = f", cut to {method.size:,} tokens" if method.size else ""
-    lines = [f"vocab: would unite {len(method.teachers)} vocabularies{name}{size} -> {config.output}"]
-    for teacher, path in method.teachers.items():
-        found = local_teacher(path)
-        tokens = f"{len(load_tokenizer(found.folder).tokens):,} tokens" if found else "not present"
-        languages = method.languages_of(teacher)
-        predicted = f"{len(languages)}: {' '.join(languages)}" if languages else "none, its vocabulary alone"
-        lines += [f"  {teacher}", f"    from       {found or path}", f"    vocabulary {tokens}"]
-        lines += [f"    languages  {predicted}"]
-    return "\n".join([*lines, *_described_rule(config)])
-
-
-def _described_rule(config: VocabConfig) -> list[str]:
-    """Who shares a language, and what a student makes of it."""
-    assert isinstance(config.method, UnionConfig)  # noqa: S101 - the caller's case
-    teachers_of: dict[str, list[str]] = {}
-    for teacher in config.method.teachers:
-        for language in config.method.languages_of(teacher):
-            teachers_of.setdefault(language, []).append(teacher)
-    shared: dict[str, list[str]] = {}
-    for language, teachers in teachers_of.items():
-        if len(teachers) > 1:
-            shared.setdefault(" and ".join(teachers), []).append(language)
-    rule = f", rule {config.student.rule!r}" if config.student else ""
-    if not shared:
-        return ["several teachers for a language: none"]
-    return [f"several teachers for a language{rule}: {who} for {' '.join(what)}" for who, what in shared.items()]
 
 
 def vocab(config: VocabConfig) -> Vocabulary:

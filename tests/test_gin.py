@@ -135,7 +135,7 @@ def test_a_stage_is_configured_by_its_file_and_the_settings(
     config = configured(stage_file, settings, merge, data)
     module, name, _ = cli.STAGES[STAGE_OF[stage_file]]
     assert type(config).__name__ == name
-    assert type(config).__module__ == f"mergedistill_jax.{module}"
+    assert type(config).__module__ == f"mergedistill_jax.configs.{module}"
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
