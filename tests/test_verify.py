@@ -458,20 +458,33 @@ def shown_instead(ids):
     return change
 
 
+def visible(index):
+    """Puts an id at the first position of the text that is not masked."""
+
+    def change(fields):
+        text = np.setdiff1d(np.arange(1, len(fields["input_ids"]) - 1), fields["masked_positions"])
+        fields["input_ids"][text[0]] = index
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         (lambda t: set_value("input_ids", t.sep_id, 0), "record 1: field input: found id {sep} as the first"),
         (lambda t: set_value("input_ids", t.cls_id, -1), "record 1: field input: found id {cls} as the last"),
         (lambda t: shown_instead(t.pad_id), "record 1: field input: found the special id {pad} at a masked position"),
-        (lambda t: lambda f: {"gold_ids": np.full_like(f["gold_ids"], t.cls_id)}, "field gold: found special tokens"),
+        (lambda t: set_value("gold_ids", t.cls_id, 0), "record 1: field gold: found the special id {cls}, expected"),
+        (lambda t: set_value("gold_ids", t.mask_id, 0), "record 1: field gold: found the special id {mask}, expected"),
+        (lambda t: visible(t.mask_id), "record 1: field input: found the special id {mask} in the text, expected none"),
+        (lambda t: visible(t.pad_id), "record 1: field input: found the special id {pad} in the text, expected none"),
     ],
 )
 def test_special_tokens_where_none_belong_are_found_with_the_tokenizer(folder, teachers, change, named):
     tokenizer = load_tokenizer(teachers["en"])
     rewrite(folder, change(tokenizer))
     verify(VerifyConfig(folder=str(folder)))
-    ids = {"sep": tokenizer.sep_id, "cls": tokenizer.cls_id, "pad": tokenizer.pad_id}
+    ids = {role: getattr(tokenizer, f"{role}_id") for role in ("sep", "cls", "pad", "mask")}
     refused(folder, named.format(**ids), tokenizer=str(teachers["en"]))
 
 

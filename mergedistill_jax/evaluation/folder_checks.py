@@ -16,7 +16,6 @@ from mergedistill_jax.evaluation.record_checks import (
     laid_out,
     missing_mass,
     record_problems,
-    special_gold_problem,
 )
 from mergedistill_jax.evaluation.replay import Sampled, located, sample_numbers
 from mergedistill_jax.manifest import (
@@ -148,8 +147,6 @@ def _check_records(
         more = len(problems) - LISTED_PER_SHARD
         path = folder / shard_name(entry.shard)
         problems = [*problems[:LISTED_PER_SHARD], f"{path}: {more} more of {entry.records} records are unsound"]
-    elif tokenizer is not None and not problems and (problem := special_gold_problem(rows, tokenizer)):
-        problems.append(f"{folder / shard_name(entry.shard)}: {problem}")
     for problem in (count_problem(rows, entry), None if found else gold_problem(rows, entry, identity.targets)):
         if problem:
             problems.append(f"{folder / entry_name(entry.shard)}: {problem}")
