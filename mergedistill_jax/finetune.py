@@ -121,20 +121,20 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
 
 def _read_splits(config: FinetuneConfig) -> tuple[list[TaggedText], dict[str, list[TaggedText]]]:
     """Training sentences, and the sentences to score under "test" and, where there are dev_files, "dev"."""
-    test = _read(config.test_files, config.test_format or config.file_format)
+    test = _read(config.test_files, config.test_format or config.file_format, config.task)
     if config.train_files:
-        train = _read(config.train_files, config.file_format)
+        train = _read(config.train_files, config.file_format, config.task)
     else:
         train, test = split_development(test)
     if config.max_train_sentences is not None:
         sample = np.random.default_rng(config.seed).permutation(len(train))[: config.max_train_sentences]
         train = [train[index] for index in sorted(sample)]
-    dev = {"dev": _read(config.dev_files, config.file_format)} if config.dev_files else {}
+    dev = {"dev": _read(config.dev_files, config.file_format, config.task)} if config.dev_files else {}
     return train, {"test": test, **dev}
 
 
-def _read(addresses: Sequence[str], file_format: str) -> list[TaggedText]:
-    return [sentence for address in addresses for sentence in read_tagged(address, file_format)]
+def _read(addresses: Sequence[str], file_format: str, task: str) -> list[TaggedText]:
+    return [sentence for address in addresses for sentence in read_tagged(address, file_format, task)]
 
 
 def _tokenizer(config: FinetuneConfig) -> tuple[TeacherTokenizer, IdMap | None]:

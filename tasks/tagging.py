@@ -21,14 +21,11 @@ import tensorflow as tf
 from etils import epath
 
 from mergedistill_jax.corpus.labelled import MEMBER_SEPARATOR, TaggedText, list_members, read_tagged, split_development
+from mergedistill_jax.corpus.tagged_lines import UPOS
 from mergedistill_jax.data.tagging import CUT_WORD_TAG, encode_tagged, predicted_tags
 from mergedistill_jax.evaluation.metrics import entity_scores, tagging_scores
 from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
 
-UPOS = (
-    *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM"),
-    *("PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X"),
-)
 PANX_TAGS = ("B-LOC", "B-ORG", "B-PER", "I-LOC", "I-ORG", "I-PER", "O")
 POS_LANGUAGES = ("ar", "de", "en", "es", "fi", "hi", "it", "mr", "ta", "te", "tr", "ur", "zh")
 NER_LANGUAGES = ("ar", "bn", "de", "en", "es", "fi", "hi", "it", "ml", "mr", "ta", "te", "tr", "ur", "zh")
@@ -43,7 +40,7 @@ class _Examples:
     source: str
     language: str
     tokenizer: str
-    labels: tuple[str, ...]
+    task: str
     max_length: int
 
     def __call__(self, split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:  # noqa: FBT001 - SeqIO's signature
@@ -60,10 +57,10 @@ class _Examples:
         )
 
     def _rows(self, split: str) -> Iterable[dict[str, Any]]:
-        sentences = _sentences(self.source, self.language, split)
+        sentences = _sentences(self.source, self.language, split, self.task)
         words, tags = [sentence.words for sentence in sentences], [sentence.tags for sentence in sentences]
         tokenizer = load_tokenizer(self.tokenizer)
-        arrays, _ = encode_tagged(words, tags, tokenizer, self.labels, max_length=self.max_length)
+        arrays, _ = encode_tagged(words, tags, tokenizer, LABELS[self.task], max_length=self.max_length)
         for row, length in enumerate(arrays.attention_mask.sum(axis=1)):
             yield {
                 "inputs": arrays.token_ids[row, :length],
@@ -86,7 +83,7 @@ def add_pos(
         max_length: sub-words of a sentence, [CLS] and [SEP] included.
     """
     return [
-        _register(f"pos_udpos_{language}", "pos", _Examples(source, language, tokenizer, UPOS, max_length))
+        _register(f"pos_udpos_{language}", _Examples(source, language, tokenizer, "pos", max_length))
         for language in languages
     ]
 
@@ -96,7 +93,7 @@ def add_ner(
 ) -> list[str]:
     """Registers `ner_panx_LANGUAGE` for each language, and returns the names; arguments as for `add_pos`."""
     return [
-        _register(f"ner_panx_{language}", "ner", _Examples(source, language, tokenizer, PANX_TAGS, max_length))
+        _register(f"ner_panx_{language}", _Examples(source, language, tokenizer, "ner", max_length))
         for language in languages
     ]
 
@@ -165,7 +162,8 @@ def to_tags(
     return predicted_tags(ids[None], starts[None], labels, [len(gold)], cut_word_tag)[0]
 
 
-def _register(name: str, task: str, examples: _Examples) -> str:
+def _register(name: str, examples: _Examples) -> str:
+    task, labels = examples.task, LABELS[examples.task]
     num_tokens = len(load_tokenizer(examples.tokenizer).tokens)
     if name in seqio.TaskRegistry.names():
         seqio.TaskRegistry.remove(name)
@@ -176,20 +174,20 @@ def _register(name: str, task: str, examples: _Examples) -> str:
         preprocessors=[],
         output_features={
             "inputs": feature(seqio.PassThroughVocabulary(num_tokens), dtype=tf.int32),
-            "targets": feature(seqio.PassThroughVocabulary(len(examples.labels)), dtype=tf.int32),
+            "targets": feature(seqio.PassThroughVocabulary(len(labels)), dtype=tf.int32),
             "weights": feature(seqio.PassThroughVocabulary(1), dtype=tf.float32),
         },
-        postprocess_fn=functools.partial(to_tags, labels=examples.labels, cut_word_tag=CUT_WORD_TAG[task]),
+        postprocess_fn=functools.partial(to_tags, labels=labels, cut_word_tag=CUT_WORD_TAG[task]),
         metric_fns=[{"pos": pos_metrics, "ner": ner_metrics}[task]],
     )
     return name
 
 
-def _sentences(source: str, language: str, split: str) -> list[TaggedText]:
+def _sentences(source: str, language: str, split: str, task: str) -> list[TaggedText]:
     address = {name: _address(source, pattern.format(language)) for name, pattern in FILES.items()}
     if _exists(address["train"]):
-        return read_tagged(address[split], "tsv")
-    train, validation = split_development(read_tagged(address["validation"], "tsv"))
+        return read_tagged(address[split], "tsv", task)
+    train, validation = split_development(read_tagged(address["validation"], "tsv", task))
     return {"train": train, "validation": validation}[split]
 
 

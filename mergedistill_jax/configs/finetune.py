@@ -21,7 +21,7 @@ class FinetuneConfig:
         model: Hugging Face folder of a masked language model, or a run folder of train.
         task: "pos" or "ner"; decides the scores.
         language: recorded in the result, which the report groups by.
-        file_format: "tsv", "indexed_tsv" or "conllu", see corpus/labelled.py.
+        file_format: "tsv", "indexed_tsv", "conll", "conllu" or the names of the columns, see corpus/tagged_lines.py.
         test_format: the same for test_files where they differ; None: file_format.
         train_files: where empty, test_files are divided by `split_development`: 0.8 to train, 0.2 to test.
         dev_files: scored too, after training. Nothing is chosen by them.

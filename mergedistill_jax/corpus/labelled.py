@@ -1,34 +1,26 @@
 """Sentences with one tag per word (parts of speech, named entities), read from the formats they are published in.
 
-    tsv           token TAB tag, blank line between sentences        XTREME's UDPOS and PAN-X
-    indexed_tsv   number TAB token TAB tag, blank line between       WikiANN test sets, WikiNEuRal
-    conllu        ten columns, UPOS is the tag                       Universal Dependencies
-
-A file may be compressed (.xz .gz .bz2), and may be a member of a tar archive: `archive.tar.xz::train-de.tsv`.
+tagged_lines.py has the formats. A file may be compressed (.xz .gz .bz2 .zst), and may be a member of a tar archive:
+`archive.tar.xz::train-de.tsv`.
 """
 
-import bz2
 import dataclasses
 import functools
-import gzip
 import hashlib
 import io
 import lzma
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
-from conllu.exceptions import ParseException
-from conllu.models import Token
-from conllu.parser import DEFAULT_FIELDS, parse_line
 from etils import epath
 
+from mergedistill_jax.corpus.reading import COMPRESSIONS, DAMAGE, CorpusError, decompressed
+from mergedistill_jax.corpus.tagged_lines import check_format, read_sentences
+
 MEMBER_SEPARATOR = "::"
-DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    ".xz": lzma.decompress,
-    ".gz": gzip.decompress,
-    ".bz2": bz2.decompress,
-}
+MAX_BYTES = 2**30
+"""Of a labelled file, decompressed: it is held in memory."""
 HASH_RANGE = 2**64
 
 
@@ -40,22 +32,20 @@ class TaggedText:
     tags: tuple[str, ...]
 
 
-def read_tagged(address: str, file_format: str) -> list[TaggedText]:
+def read_tagged(address: str, file_format: str, task: str | None = None) -> list[TaggedText]:
     """All sentences of one file, in order.
 
     Args:
         address: a path (local or gs://), compressed or not, or `archive::member`.
-        file_format: a key of `READERS`.
+        file_format: see tagged_lines.py.
+        task: "pos" or "ner": tags that are none of the task's are refused, see `tagged_lines.read_sentences`.
 
     Raises:
         ValueError: naming file, line, field, found and expected; also where the file holds no sentence.
         FileNotFoundError: no such file, or no such member.
     """
-    if file_format not in READERS:
-        raise ValueError(f"{address}: file_format: found {file_format!r}, expected one of {sorted(READERS)}")
-    # Not splitlines(): a word may hold U+0085 or U+2028, which are no line ends in these formats.
-    lines = _read_text(address).removeprefix("\ufeff").split("\n")
-    sentences = list(READERS[file_format](address, [line.removesuffix("\r") for line in lines]))
+    check_format(address, file_format)
+    sentences = [TaggedText(*sentence) for sentence in read_sentences(address, _read_text(address), file_format, task)]
     if not sentences:
         raise ValueError(f"{address}: sentences: found none, expected at least one")
     return sentences
@@ -91,78 +81,33 @@ def split_development(
     return train, test
 
 
-def _read_columns(address: str, lines: Iterable[str], *, num_columns: int) -> Iterator[TaggedText]:
-    """Sentences of a tab-separated file whose last two columns are word and tag."""
-    words: list[str] = []
-    tags: list[str] = []
-    for number, line in enumerate([*lines, ""], start=1):
-        if not line:
-            if words:
-                yield TaggedText(tuple(words), tuple(tags))
-                words, tags = [], []
-            continue
-        columns = line.split("\t")
-        if len(columns) != num_columns:
-            raise ValueError(f"{address}:{number}: columns: found {len(columns)} in {line!r}, expected {num_columns}")
-        for field, value in zip(("token", "tag"), columns[-2:], strict=True):
-            if not value.strip():
-                raise ValueError(f"{address}:{number}: {field}: found {value!r}, expected a non-empty string")
-        words.append(columns[-2])
-        tags.append(columns[-1].strip())
-
-
-def _read_conllu(address: str, lines: Iterable[str]) -> Iterator[TaggedText]:
-    """Sentences of a CoNLL-U file: syntactic words only, without multiword-token ranges (2-3) and empty nodes (5.1)."""
-    words: list[str] = []
-    tags: list[str] = []
-    for number, line in enumerate([*lines, ""], start=1):
-        if not line.strip():
-            if words:
-                yield TaggedText(tuple(words), tuple(tags))
-                words, tags = [], []
-        elif not line.startswith("#"):
-            token = _conllu_token(f"{address}:{number}", line)
-            if isinstance(token["id"], int):
-                words.append(token["form"])
-                tags.append(token["upos"])
-
-
-def _conllu_token(place: str, line: str) -> Token:
-    """One line of CoNLL-U; words (integer ids) have a form and a UPOS."""
-    try:
-        token = parse_line(line, DEFAULT_FIELDS)
-    except ParseException as error:
-        raise ValueError(f"{place}: found {line!r}, expected a CoNLL-U line ({error})") from error
-    if token["id"] is None:
-        raise ValueError(f"{place}: id: found {line.split(maxsplit=1)[0]!r}, expected a number, a range or a decimal")
-    # "_" is a word like any other, but as a tag it stands for "none".
-    for field, absent in (("form", ("",)), ("upos", ("", "_"))):
-        if isinstance(token["id"], int) and (token.get(field) or "").strip() in absent:
-            raise ValueError(f"{place}: {field}: found {token.get(field)!r}, expected a value")
-    return token
-
-
-READERS: dict[str, Callable[[str, Iterable[str]], Iterator[TaggedText]]] = {
-    "tsv": functools.partial(_read_columns, num_columns=2),
-    "indexed_tsv": functools.partial(_read_columns, num_columns=3),
-    "conllu": _read_conllu,
-}
-
-
 def _read_text(address: str) -> str:
     """The decompressed text of a file or an archive member."""
     archive, separator, member = address.partition(MEMBER_SEPARATOR)
     if not separator and ".tar" in epath.Path(address).suffixes:
         raise ValueError(f"{address}: member: found an archive, expected {address}{MEMBER_SEPARATOR}NAME")
     data = _archive_member(archive, member) if separator else epath.Path(address).read_bytes()
+    text = _decompressed(address, data)
+    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{address}: contents: found the byte order mark of UTF-16, expected UTF-8 text")
     try:
-        text = DECOMPRESS.get(epath.Path(address).suffix, bytes)(data)
-    except (lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{address}: contents: found damaged data ({error}), expected a whole file") from error
-    try:
-        return text.decode("utf-8")
+        return text.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{address}: contents: found byte {error.start} not UTF-8, expected UTF-8 text") from error
+
+
+def _decompressed(address: str, data: bytes) -> bytes:
+    blocks: list[bytes] = []
+    size = 0
+    try:
+        for block in decompressed(address, io.BytesIO(data)):
+            blocks.append(block)
+            size += len(block)
+            if size > MAX_BYTES:
+                raise CorpusError(f"{address}: contents: found more than {MAX_BYTES} bytes, expected a labelled file")
+    except DAMAGE as error:
+        raise ValueError(f"{address}: contents: found damaged data ({error}), expected a whole file") from error
+    return b"".join(blocks)
 
 
 def _archive_member(archive: str, member: str) -> bytes:
@@ -175,9 +120,11 @@ def _archive_member(archive: str, member: str) -> bytes:
 @functools.lru_cache(maxsize=1)
 def _archive_members(archive: str) -> dict[str, bytes]:
     """Name -> contents. One archive is remembered: a compressed tar has no index, so each read unpacks all of it."""
-    data = io.BytesIO(epath.Path(archive).read_bytes())
+    data = epath.Path(archive).read_bytes()
+    if archive.endswith(tuple(COMPRESSIONS)):
+        data = _decompressed(archive, data)
     try:
-        with tarfile.open(fileobj=data, mode="r:*") as tar:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as tar:
             return {info.name: stream.read() for info in tar if (stream := tar.extractfile(info)) is not None}
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
         raise ValueError(f"{archive}: contents: found damaged data ({error}), expected a whole archive") from error

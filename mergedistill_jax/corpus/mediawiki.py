@@ -134,6 +134,8 @@ _FIELDS = frozenset(
     ]
 )
 """Elements below <mediawiki> whose text is kept until their page ends."""
+
+
 class _DamagedXmlError(Exception):
     """XML that is not well-formed, found within a dump."""
 

@@ -7,7 +7,7 @@ import lzma
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from etils import epath
 
@@ -136,7 +136,7 @@ def open_blocks(path: str) -> Iterator[Iterator[bytes]]:
     except FileNotFoundError as error:
         raise CorpusError(f"{path}: not found, expected a text file") from error
     with raw:
-        yield decompressed(path, cast("BinaryIO", raw))
+        yield decompressed(path, raw)
 
 
 @contextlib.contextmanager
@@ -146,7 +146,7 @@ def open_text(path: str, *, keep_whole: bool = False) -> Iterator[Lines]:
         yield Lines(path, blocks, keep_whole=keep_whole)
 
 
-def decompressed(name: str, raw: BinaryIO) -> Iterator[bytes]:
+def decompressed(name: str, raw: Any) -> Iterator[bytes]:
     """The contents of a file in blocks; the end of its name tells the compression.
 
     Raises:
@@ -177,7 +177,7 @@ def _is_text(head: bytes) -> bool:
     return head.startswith(b"\xef\xbb\xbf") or all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)
 
 
-def _plain(raw: BinaryIO) -> Iterator[bytes]:
+def _plain(raw: Any) -> Iterator[bytes]:
     while block := raw.read(BLOCK_BYTES):
         yield block
 
@@ -205,7 +205,7 @@ class _GzipDecoder:
         return block
 
 
-def _members(raw: BinaryIO, new_decoder: Callable[[], Any]) -> Iterator[bytes]:
+def _members(raw: Any, new_decoder: Callable[[], Any]) -> Iterator[bytes]:
     """Blocks of a file of one or more compressed streams, with nothing but zeros between and after them.
 
     Python's own GzipFile, BZ2File and LZMAFile take what is no stream behind a whole one for the end of the file, so
@@ -227,14 +227,14 @@ def _members(raw: BinaryIO, new_decoder: Callable[[], Any]) -> Iterator[bytes]:
             data = more.lstrip(b"\0")
 
 
-def _zstandard(raw: BinaryIO) -> Iterator[bytes]:
+def _zstandard(raw: Any) -> Iterator[bytes]:
     import pyarrow as pa  # noqa: PLC0415 - only where needed: its import takes a while
 
     with pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd") as stream:
         yield from _plain(stream)
 
 
-_DECODERS: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
+_DECODERS: dict[str, Callable[[Any], Iterator[bytes]]] = {
     "gzip": lambda raw: _members(raw, _GzipDecoder),
     "bzip2": lambda raw: _members(raw, bz2.BZ2Decompressor),
     "xz": lambda raw: _members(raw, lambda: lzma.LZMADecompressor(memlimit=XZ_MEMORY_BYTES)),

@@ -1,9 +1,9 @@
 """What a wiki page shows of its own <includeonly>, <noinclude> and <onlyinclude>.
 
 The three tell what of a page stands where it is transcluded. On the page itself, as MediaWiki's preprocessor has it
-(includes/parser/Preprocessor_Hash.php), <includeonly> and its content are left out, up to the end of the page where it is
-not closed; the tags of the two others are left out and their content is shown. Within comments, <nowiki>, <pre> and code
-they are text.
+(includes/parser/Preprocessor_Hash.php), <includeonly> and its content are left out, up to the end of the page where it
+is not closed; the tags of the two others are left out and their content is shown. Within comments, <nowiki>, <pre> and
+code they are text.
 """
 
 import re

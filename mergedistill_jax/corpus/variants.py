@@ -3,10 +3,10 @@
     -{zh-hans:鼠标; zh-hant:滑鼠}-  -> 鼠标         -{H|zh-cn:软件; zh-tw:軟體}-  -> nothing
     -{A|zh-hans:鼠标; zh-hant:滑鼠}- -> 鼠标        -{R|text}-, -{zh-hans|text}-, -{text}-  -> text
 
-Shown is what MediaWiki (includes/language/LanguageConverter.php and ConverterRule.php) shows to a reader who has chosen no
-variant: text outside of rules stays as it was written, and of a rule the language's own variant or its first fallback.
-Two things differ: a rule without any of these shows its first text, where MediaWiki shows an error; and rules that apply to
-the rest of the page (A, H) change nothing there.
+Shown is what MediaWiki (includes/language/LanguageConverter.php and ConverterRule.php) shows to a reader who has chosen
+no variant: text outside of rules stays as it was written, and of a rule the language's own variant or its first
+fallback. Two things differ: a rule without any of these shows its first text, where MediaWiki shows an error; and rules
+that apply to the rest of the page (A, H) change nothing there.
 """
 
 import dataclasses
@@ -83,9 +83,9 @@ def without_variants(text: str, language: str = "") -> str:
 
     Args:
         text: text of a page, its links and templates resolved.
-        language: code of the wiki's language. Where it has no converter, or is unknown, only what is a rule beyond doubt
-            is one: it has a flag, or names variants of a language that has a converter, or holds no letter or digit of
-            ASCII. Chemistry has braces behind hyphens too: 4-(2-{4-[(11R)-3-bromo]piperidin-1-yl}-2-oxoethyl)amide.
+        language: code of the wiki's language. Where it has no converter, or is unknown, only what is a rule beyond
+            doubt is one: it has a flag, or names variants of a language that has a converter, or holds no letter or
+            digit of ASCII. Chemistry has braces behind hyphens: 4-(2-{4-[(11R)-3-bromo]piperidin-1-yl}-2-oxo)amide.
     """
     if "-{" not in text:
         return text
@@ -118,21 +118,17 @@ def _display(rule: str, converter: _Converter | None) -> str:
         if named is None and not flags and re.search("[0-9A-Za-z]", rule):
             return "-{" + rule + "}-"
         converter = CONVERTERS[_LANGUAGE_OF[named]] if named else CONVERTERS["zh"]
-    if "R" in flags:
-        return rules
-    if "N" in flags:
-        return _NAMES.get(rules.strip(), "")
-    if flags & {"-", "H"} or flags == {"T"}:
+    if (flags & {"-", "H"} and not flags & {"R", "N"}) or flags == {"T"}:
         return ""
-    if flags & converter.variants:
-        return rules
-    if "D" in flags:
+    if "N" in flags and "R" not in flags:
+        return _NAMES.get(rules.strip(), "")
+    if "D" in flags and not flags & {"R", *converter.variants}:
         return "".join(f"{_NAMES[code]}：{text}；" for code, text in two_way.items() if code in _NAMES)  # noqa: RUF001
-    if not two_way and not one_way:
+    if flags & {"R", *converter.variants}:
         return rules
     main = converter.shown[0]
     found = [two_way[code] for code in converter.shown if code in two_way]
-    return [*found, *([one_way[main]] if main in one_way else []), *two_way.values(), *one_way.values()][0]
+    return [*found, *([one_way[main]] if main in one_way else []), *two_way.values(), *one_way.values(), rules][0]
 
 
 def _tables(rules: str, converter: _Converter | None) -> tuple[dict[str, str], dict[str, str]]:

@@ -6,9 +6,10 @@
     Research &amp; development if a &lt; b.
     </doc>
 
-Version 3 escapes the text as HTML, version 2 does not, and neither says so; both keep the title as the dump's XML has it,
-escaped. What is escaped holds no "<" or ">" and no "&" but those that begin an escape. A file in which all text is so is
-taken for escaped, and its escapes are resolved once; any other file is left as it is, for `&amp;` in it is text about HTML.
+Version 3 escapes the text as HTML, version 2 does not, and neither says so; both keep the title as the dump's XML has
+it, escaped. What is escaped holds no "<" or ">" and no "&" but those that begin an escape. A file in which all text is
+so is taken for escaped, and its escapes are resolved once; any other file is left as it is: `&amp;` in it is text about
+HTML.
 """
 
 import html
@@ -16,7 +17,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from mergedistill_jax.corpus.reading import KEEP_WHOLE, MAX_DOCUMENT_CHARACTERS, CorpusError, open_text, paragraphs, warn_of_damage
+from mergedistill_jax.corpus.reading import (
+    KEEP_WHOLE,
+    MAX_DOCUMENT_CHARACTERS,
+    CorpusError,
+    open_text,
+    paragraphs,
+    warn_of_damage,
+)
 
 _ESCAPES = r"&(?:amp|lt|gt|quot|apos|#39|#x27);"
 _ESCAPE = re.compile(_ESCAPES)
@@ -39,9 +47,7 @@ def is_escaped(path: str, *, keep_whole: bool = False) -> bool:
         CorpusError: see `reading.open_text`.
     """
     with open_text(path, keep_whole=keep_whole) as lines:
-        return not any(
-            _NOT_ESCAPED.search(line.removesuffix(_END)) for line in lines if not _HEADER.match(line)
-        )
+        return not any(_NOT_ESCAPED.search(line.removesuffix(_END)) for line in lines if not _HEADER.match(line))
 
 
 def row_text(row: dict[str, Any], text: str, *, escaped: bool) -> str:
@@ -69,6 +75,14 @@ def wikiextractor_documents(path: str, *, keep_whole: bool = False) -> Iterator[
         CorpusError: no such file, text outside documents, a file that ends within one.
     """
     escaped: bool | None = None
+    for document in _documents(path, keep_whole=keep_whole):
+        if document.needs_escapes and escaped is None:
+            escaped = is_escaped(path, keep_whole=keep_whole)
+        if text := document.text(escaped=bool(escaped)):
+            yield text
+
+
+def _documents(path: str, *, keep_whole: bool) -> Iterator["_Document"]:
     document: _Document | None = None
     with open_text(path, keep_whole=keep_whole) as lines:
         for line in lines:
@@ -77,10 +91,7 @@ def wikiextractor_documents(path: str, *, keep_whole: bool = False) -> Iterator[
             if document is not None and (starts or ends):
                 if not starts:
                     document.add(line.removesuffix(_END))
-                if document.needs_escapes and escaped is None:
-                    escaped = is_escaped(path, keep_whole=keep_whole)
-                if text := document.text(escaped=bool(escaped)):
-                    yield text
+                yield document
                 document = None
             if starts:
                 document = _Document(path, line)

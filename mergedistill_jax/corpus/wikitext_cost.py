@@ -1,4 +1,4 @@
-"""How long wiki text takes to parse: mwparserfromhell goes over the rest of a page for everything that is not closed."""
+"""How long wiki text takes to parse: mwparserfromhell reads the rest of a page for every mark that is not closed."""
 
 import collections
 import re
@@ -12,7 +12,7 @@ _OPENING = {"comment_end": "comment", "link_end": "link", "url_end": "url", "bra
 
 
 def parsing_cost(markup: str) -> int:
-    """An estimate of the characters that the parser reads again: those of the page, for every mark that is not closed."""
+    """An estimate of the characters that the parser reads: the page, for every mark that is not closed."""
     unclosed: collections.Counter[str] = collections.Counter()
     for mark in _MARK.finditer(markup):
         kind = mark.lastgroup or ""

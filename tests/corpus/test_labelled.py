@@ -1,4 +1,5 @@
 import bz2
+import functools
 import gzip
 import io
 import lzma
@@ -6,6 +7,7 @@ import os
 import pathlib
 import tarfile
 
+import pyarrow as pa
 import pytest
 
 from mergedistill_jax.corpus.labelled import TaggedText, list_members, read_tagged, split_development
@@ -54,7 +56,13 @@ def test_conllu_keeps_syntactic_words_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "compress"), [(".xz", lzma.compress), (".gz", gzip.compress), (".bz2", bz2.compress)]
+    ("suffix", "compress"),
+    [
+        (".xz", lzma.compress),
+        (".gz", gzip.compress),
+        (".bz2", bz2.compress),
+        (".zst", functools.partial(pa.compress, codec="zstd", asbytes=True)),
+    ],
 )
 def test_compressed_files_and_damage(tmp_path, suffix, compress):
     data = compress(TSV.encode())
@@ -88,15 +96,30 @@ def test_archive_members(tmp_path):
     [
         ("tsv", "Die\tDET\nHaus\n", "f:2: columns: found 1 in 'Haus', expected 2"),
         ("tsv", "0\tDie\tDET\n", "f:1: columns: found 3"),
-        ("tsv", "Die\tDET\n\n\tX\n", "f:3: token: found '', expected a non-empty"),
-        ("tsv", "Die\t \n", "f:1: tag: found ' ', expected a non-empty"),
+        ("tsv", "Die\tDET\n\n\tX\n", "f:3: form: found '', expected a non-empty"),
+        ("tsv", "Die\t \n", "f:1: tag: found '', expected a non-empty"),
         ("indexed_tsv", "Die\tDET\n", "f:1: columns: found 2 in .*, expected 3"),
-        ("conllu", "# c\n1\tDie\t_\t_\t_\t_\t_\t_\t_\t_\n", "f:2: upos: found '_', expected a value"),
-        ("conllu", "x\tDie\t_\tDET\t_\t_\t_\t_\t_\t_\n", "f:1: found 'x.*expected a CoNLL-U line .*not a valid ID"),
-        ("conllu", "1\tDie\t_\tDET\n2\n", "f:2: found '2', expected a CoNLL-U line"),
-        ("conllu", "_\tDie\t_\tDET\n", "f:1: id: found '_', expected a number"),
+        ("indexed_tsv", "Die\tDET\tX\n", "f:1: id: found 'Die', expected a number"),
+        ("conllu", "# c\n1\tDie\t_\t_\t_\t_\t_\t_\t_\t_\n", "f:2: upos: found '_', expected a tag"),
+        ("conllu", "x\tDie\t_\tDET\t_\t_\t_\t_\t_\t_\n", "f:1: id: found 'x', expected a number"),
+        ("conllu", "1\tDie\t_\tDET\n", "f:1: columns: found 4 in .*, expected 10"),
+        ("conllu", "_\tDie\t_\tDET\t_\t_\t_\t_\t_\t_\n", "f:1: id: found '_', expected a number"),
+        ("conllu", "1 Die der DET _ _ 0 root _ _\n", "f:1: columns: found 1 in .*, expected 10"),
+        ("conllu", "1\t_\t_\tDET\t_\t_\t_\t_\t_\t_\n", "f: form: found '_' for every word"),
+        (
+            "conllu",
+            "# global.columns = ID FORM XPOS\n1\ta\tX\n",
+            "f: columns: found ID FORM XPOS, expected one named UPOS",
+        ),
+        ("conll", "a X O\nb O\n", "f:2: columns: found 2 in 'b O', expected 3"),
+        ("conll", "1 O\n2 O\n3 O\n", "f: form: found nothing but numbers"),
+        ("tsv", "\u2581a\tX\n\u2581b\tX\n\u2581c\tX\n", "f: form: found '\u2581' before every word"),
+        ("tsv", "w=a\tX\nw=b\tX\nw=c\tX\n", "f: form: found 'w=' before every word"),
+        ("tsv", "en:a\tO\nen:b\tO\nc\tO\n", "f: form: found a language such as 'en:' before 2 of 3 words"),
+        ("ID FORM", "1\ta\n", "f: file_format: found 'ID FORM', expected one of"),
+        ("tsv", "a\tX\n".encode("utf-16"), "f: contents: found the byte order mark of UTF-16"),
         ("tsv", "\n\n", "f: sentences: found none, expected at least one"),
-        ("conll", "a\tX\n", "f: file_format: found 'conll', expected one of .*'conllu'"),
+        ("conll09", "a\tX\n", "f: file_format: found 'conll09', expected one of .*'conllu'"),
         ("tsv", b"M\xe4rz\tNOUN\n", "f: contents: found byte 1 not UTF-8"),
     ],
 )
@@ -106,6 +129,106 @@ def test_malformed_files_are_refused_by_file_line_and_field(tmp_path, file_forma
         read_tagged(path, file_format)
     assert path in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def words_and_tags(folder, text, file_format, task=None):
+    return [(s.words, s.tags) for s in read_tagged(write(folder, "f", text), file_format, task)]
+
+
+LAYOUTS = {
+    "WikiANN as published": ("tsv", "de:Ada\tB-PER\nde:ruft\tO\n\nde:12:30\tO\nde::\tO\n"),
+    "with the code of a dialect": (
+        "tsv",
+        "zh-min-nan:Ada\tB-PER\nzh-min-nan:ruft\tO\n\nzh-min-nan:12:30\tO\nzh-min-nan::\tO\n",
+    ),
+    "XTREME": ("tsv", "Ada\tB-PER\nruft\tO\n\n12:30\tO\n:\tO"),
+    "spaces": ("tsv", "Ada B-PER\nruft O\n \n12:30 O\n: O\n"),
+    "trailing tab and spaces": ("tsv", "Ada \tB-PER\t\nruft\tO \n\t\n12:30\tO\n:\tO\n"),
+    "old Macs": ("tsv", "Ada\tB-PER\rruft\tO\r\r12:30\tO\r:\tO\r"),
+    "WikiNEuRal": ("indexed_tsv", "0\tAda\tB-PER\n1\truft\tO\n\n0\t12:30\tO\n1\t:\tO\n"),
+    "CoNLL-2003": ("conll", "-DOCSTART- -X- -X- O\n\nAda NNP I-NP B-PER\nruft VB O O\n\n12:30 CD O O\n: : O O\n"),
+    "CoNLL-2002": ("conll", "Ada NP B-PER\nruft V O\n\n-DOCSTART- -X- O\n12:30 Z O\n: F O\n"),
+    "MultiCoNER": (
+        "conll",
+        "# id 5f-1 domain=de\nAda _ _ B-PER\nruft _ _ O\n\n# id 6a-2 domain=de\n12:30 _ _ O\n: _ _ O\n",
+    ),
+    "GermEval": (
+        "ID FORM TAG _",
+        "#\thttp://x [2009]\n1\tAda\tB-PER\tO\n2\truft\tO\tO\n\n#\tn-tv\n1\t12:30\tO\tO\n2\t:\tO\tO\n",
+    ),
+    "Universal NER": (
+        "ID FORM TAG _ _",
+        "# text = Ada\n1\tAda\tB-PER\t-\tx\n2\truft\tO\t-\tx\n\n1\t12:30\tO\t-\tx\n2\t:\tO\t-\tx\n",
+    ),
+    "FiNER": ("FORM TAG _", "<HEADLINE>\t\t\n\t\t\nAda\tB-PER\tO\nruft\tO\tO\n\t\t\n12:30\tO\tO\n:\tO\tO\n"),
+    "CoNLL-U Plus": (
+        "conllu:NER",
+        "# global.columns = FORM NER ID\nAda\tB-PER\t1\nruft\tO\t2\nx\tO\t2.1\n\n12:30\tO\t1\n:\tO\t2\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_published_layouts_give_the_same_sentences(tmp_path, name):
+    file_format, text = LAYOUTS[name]
+    assert words_and_tags(tmp_path, text, file_format, "ner") == [
+        (("Ada", "ruft"), ("B-PER", "O")),
+        (("12:30", ":"), ("O", "O")),
+    ]
+
+
+def test_a_number_sign_is_a_word_where_its_line_has_all_columns(tmp_path):
+    tsv = "# sent 1\n#\tSYM\n#1\tNUM\nno\tADV\n"
+    assert words_and_tags(tmp_path, tsv, "tsv", "pos") == [(("#", "#1", "no"), ("SYM", "NUM", "ADV"))]
+    assert words_and_tags(tmp_path, "# # O O\nC NN O O\n", "conll", "ner") == [(("#", "C"), ("O", "O"))]
+    plus = "# global.columns = FORM UPOS\n# a comment\n#\tSYM\nno\tADV\n"
+    assert words_and_tags(tmp_path, plus, "conllu", "pos") == [(("#", "no"), ("SYM", "ADV"))]
+
+
+def test_words_keep_spaces_that_are_not_the_separator(tmp_path):
+    assert words_and_tags(tmp_path, "1\u00a0000\tNUM\nNew York\tPROPN\n", "tsv", "pos")[0][0] == (
+        "1\u00a0000",
+        "New York",
+    )
+    assert words_and_tags(tmp_path, "1\u00a0000 NUM\na\u2028b X\n", "tsv", "pos")[0][0] == ("1\u00a0000", "a\u2028b")
+
+
+@pytest.mark.parametrize(
+    ("tags", "read"),
+    [
+        ("B-PER E-PER O S-LOC", "B-PER I-PER O B-LOC"),  # IOBES
+        ("B-PER L-PER O U-LOC", "B-PER I-PER O B-LOC"),  # BILOU
+        ("B-PER M-PER E-PER O", "B-PER I-PER I-PER O"),  # BMES
+        ("I-PER I-PER B-PER O", "I-PER I-PER B-PER O"),  # IOB1: kept, the scores read both
+        ("B-LOCderiv I-X-Y O O", "B-LOCderiv I-X-Y O O"),
+    ],
+)
+def test_schemes_of_entity_tags_are_read_as_bio(tmp_path, tags, read):
+    text = "".join(f"{word}\t{tag}\n" for word, tag in zip("abcd", tags.split(), strict=True))
+    assert words_and_tags(tmp_path, text, "tsv", "ner")[0][1] == tuple(read.split())
+
+
+@pytest.mark.parametrize(
+    ("task", "tag", "message"),
+    [
+        ("pos", "NN", "f:2: tag: found 'NN', expected one of ADJ ADP"),
+        ("pos", "noun", "f:2: tag: found 'noun'"),
+        ("pos", "3", "f:2: tag: found '3'"),
+        ("pos", "_", "f:2: tag: found '_'"),
+        ("ner", "PER", "f:2: tag: found 'PER', expected O, or an entity's type behind B- or I-"),
+        ("ner", "B-", "f:2: tag: found 'B-'"),
+        ("ner", "NOUN", "f:2: tag: found 'NOUN'"),
+    ],
+)
+def test_tags_of_another_set_are_refused_by_line(tmp_path, task, tag, message):
+    first = {"pos": "NOUN", "ner": "O"}[task]
+    with pytest.raises(ValueError, match=message):
+        words_and_tags(tmp_path, f"a\t{first}\nb\t{tag}\n", "tsv", task)
+
+
+def test_the_conjunction_of_universal_dependencies_1_has_its_new_name(tmp_path):
+    assert words_and_tags(tmp_path, "and\tCONJ\n", "tsv", "pos")[0][1] == ("CCONJ",)
+    assert words_and_tags(tmp_path, "and\tCONJ\n", "tsv")[0][1] == ("CONJ",)
 
 
 def some_sentences(count):
@@ -148,6 +271,8 @@ def test_split_refuses_an_empty_side():
         ("ud_conllu/UD_German-GSD.tar.xz::de_gsd-ud-test.conllu", "conllu", 977, 16499),
         ("ud_conllu/UD_Italian-ISDT.tar.xz::it_isdt-ud-test.conllu", "conllu", 482, 10417),
         ("ud_conllu/UD_Arabic_v1.tar.xz::ar-ud-test.conllu", "conllu", 704, 28268),
+        ("ner/fi_turku_ner.tar.xz::test.tsv", "tsv", 1555, 21064),
+        ("ner/fi_finer_wikipedia_test.tar.xz::wikipedia.test.csv", "FORM TAG _", 3360, 49752),
     ],
 )
 def test_published_files_have_their_published_sizes(address, file_format, num_sentences, num_words):
