@@ -122,7 +122,7 @@ def _card(config: ExportConfig, run: Run, vocabulary: Vocabulary, encoder: Encod
     settings = run.settings
     for field, kind in (("batch_size", int), ("k", int | None)):
         require_type(epath.Path(config.run) / RUN_FILE, f"settings.{field}", settings.get(field), kind)
-    batch = settings["batch_size"]
+    batch, k = settings["batch_size"], settings.get("k")
     training: dict[str, str | float] = {
         "Labels": f"gold labels and the teachers' top {k}" if k else "gold labels alone",
         "Steps": step,

@@ -93,7 +93,7 @@ def test_a_model_in_a_damaged_run_is_refused_by_name(changes: dict[str, object],
 def test_what_a_computation_stumbles_over_is_named() -> None:
     content: Any = {"languages": {"en": 5}}
     with (
-        pytest.raises(ValueError, match="^report.json: field languages: found damaged values"),
+        pytest.raises(ValueError, match=r"^report\.json: field languages: found damaged values"),
         naming("report.json", "languages"),
     ):
         content["languages"]["en"]["student"]
@@ -113,6 +113,7 @@ NOTE = StageTime(stage="train", command="mergedistill train", configuration="abc
 def test_a_damaged_note_of_a_stage_counts_as_none(
     tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "student").mkdir()
     write_stage_time(tmp_path / "student", NOTE)
     path = tmp_path / "student" / "stage_export.json"
     path.write_bytes(content.encode(errors="surrogateescape"))
