@@ -4,8 +4,8 @@
 
 Every line of output is led by the number of the process it comes from. The first process that fails ends the job: the
 others get a few seconds to say what they have to say, then they are killed, for they would wait for it forever. SIGTERM
-and Ctrl-C are passed on to all. The exit status is the first failing process's, 75 where the stage saved and left
-because it was asked to, or 0.
+and Ctrl-C are passed on to all. The exit status is the first failing process's, 75 where the stage was told to leave
+and saved, 130 where Ctrl-C ended one that saves nothing, or 0.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from typing import IO
 VARIABLE = "MERGEDISTILL_DISTRIBUTED"
 """Read by mergedistill_jax/training/distributed.py."""
 
-ASKED_TO_LEAVE = 75
+ASKED_TO_LEAVE, INTERRUPTED = 75, 130
 GRACE_S = 5.0
 _POLL_S = 0.05
 
@@ -59,7 +59,7 @@ def run(command: Sequence[str], *, processes: int, devices_per_process: int = 1)
     settings = [environment(index, processes, address, devices_per_process) for index in range(processes)]
     jobs: list[subprocess.Popen[str]] = []
     readers: list[threading.Thread] = []
-    with _signals_passed_on(jobs):
+    with _signals_passed_on(jobs) as passed:
         for index, setting in enumerate(settings):
             shown = " ".join([f"{name}={shlex.quote(value)}" for name, value in setting.items()])
             print(f"[{index}] $ {shown} {shlex.join(command)}", flush=True)
@@ -67,7 +67,7 @@ def run(command: Sequence[str], *, processes: int, devices_per_process: int = 1)
             jobs.append(job)
             readers.append(threading.Thread(target=_forward, args=(job.stdout, index), daemon=True))
             readers[-1].start()
-        status = _wait(jobs)
+        status = _wait(jobs, passed)
     for reader in readers:
         reader.join(timeout=GRACE_S)
     return status
@@ -108,17 +108,24 @@ def _forward(lines: IO[str], index: int) -> None:
 
 
 @contextlib.contextmanager
-def _signals_passed_on(jobs: "list[subprocess.Popen[str]]") -> Iterator[None]:
-    """SIGTERM and Ctrl-C go to all processes while this program waits for them; none of them outlives it."""
+def _signals_passed_on(jobs: "list[subprocess.Popen[str]]") -> Iterator[list[int]]:
+    """SIGTERM, SIGHUP and Ctrl-C go to all processes while this program waits for them; none of them outlives it.
+
+    Gives the signals that came. Those that this program ignores, as under nohup, it goes on ignoring.
+    """
+    passed: list[int] = []
 
     def pass_on(number: int, _frame: object) -> None:
+        passed.append(number)
         for job in jobs:
             if job.poll() is None:
                 job.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    heard = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, pass_on) for number in heard}
     try:
-        yield
+        yield passed
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -127,19 +134,19 @@ def _signals_passed_on(jobs: "list[subprocess.Popen[str]]") -> Iterator[None]:
                 job.kill()
 
 
-def _wait(jobs: "Sequence[subprocess.Popen[str]]") -> int:
+def _wait(jobs: "Sequence[subprocess.Popen[str]]", passed: Sequence[int]) -> int:
     """Waits for all, or for the first that fails and a little longer; the job's exit status."""
     while True:
         statuses = [job.poll() for job in jobs]
         failed = [index for index, status in enumerate(statuses) if status not in (None, 0, ASKED_TO_LEAVE)]
         if failed:
-            return _end(jobs, failed[0])
+            return _end(jobs, failed[0], passed)
         if None not in statuses:
             return ASKED_TO_LEAVE if ASKED_TO_LEAVE in statuses else 0
         time.sleep(_POLL_S)
 
 
-def _end(jobs: "Sequence[subprocess.Popen[str]]", failed: int) -> int:
+def _end(jobs: "Sequence[subprocess.Popen[str]]", failed: int, passed: Sequence[int]) -> int:
     status = jobs[failed].wait()
     how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
     deadline = time.monotonic() + GRACE_S
@@ -150,6 +157,9 @@ def _end(jobs: "Sequence[subprocess.Popen[str]]", failed: int) -> int:
     for index in killed:
         jobs[index].kill()
         jobs[index].wait()
+    if signal.SIGINT in passed and status in (INTERRUPTED, -signal.SIGINT):
+        print("launch.local: stopped by Ctrl-C; the same command goes on", file=sys.stderr, flush=True)
+        return INTERRUPTED
     ended = f"; ended {', '.join(map(str, killed))} with it" if killed else ""
     print(f"launch.local: process {failed} failed first, with {how}{ended}", file=sys.stderr, flush=True)
     return 128 - status if status < 0 else status

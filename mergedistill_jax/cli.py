@@ -26,6 +26,7 @@ from etils import epath
 import gin
 from mergedistill_jax.dry_run import DryRun, dry_run
 from mergedistill_jax.gin_types import check_bindings, macro_without_calls, type_errors, without_calls
+from mergedistill_jax.interrupts import interruptible
 from mergedistill_jax.stage_log import StageTime, read_stage_time, write_stage_time
 
 STAGES = {
@@ -62,16 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one stage, as one process of several where MERGEDISTILL_DISTRIBUTED says so; see training/distributed.py.
 
     Returns:
-        The exit status: 0, or 2 after one line on standard error about wrong input.
+        The exit status: 0, or after one line on standard error 2 for wrong input and 130 for Ctrl-C.
 
     Raises:
-        SystemExit: with status 75 a training run that SIGTERM asked to leave, after it has saved.
+        SystemExit: with status 75 a training run that SIGTERM or Ctrl-C told to leave, after it has saved.
     """
     _quiet_tensorflow()
+    run = functools.partial(interruptible, functools.partial(_main, arguments))
     if not os.environ.get("MERGEDISTILL_DISTRIBUTED"):
-        return _main(arguments)
+        return run()
     distributed = importlib.import_module("mergedistill_jax.training.distributed")
-    return distributed.run_as_member(functools.partial(_main, arguments))
+    return distributed.run_as_member(run)
 
 
 def _main(arguments: Sequence[str] | None) -> int:

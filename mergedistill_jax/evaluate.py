@@ -21,13 +21,14 @@ from mergedistill_jax.evaluation.masked_words import (
     unseen_shares,
 )
 from mergedistill_jax.evaluation.report import Fill, Report, Vocabulary, console_table, write_report
+from mergedistill_jax.json_objects import object_of, read_json, require_type
 from mergedistill_jax.locks import owns_output
 from mergedistill_jax.manifest import MANIFEST_NAME, Manifest, read_manifest, require_equal
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.stage_log import StageTime, read_stage_times
 from mergedistill_jax.teachers.inference import Teacher
 from mergedistill_jax.teachers.loading import load_teacher, load_token_counts, model_hash
-from mergedistill_jax.training.checkpoints import Checkpoints, read_run
+from mergedistill_jax.training.checkpoints import RUN_FILE, Checkpoints, read_run
 from mergedistill_jax.training.metrics import read_log
 from mergedistill_jax.vocabulary.folder import Vocabulary as VocabularyFolder
 from mergedistill_jax.vocabulary.folder import read_vocabulary
@@ -123,7 +124,7 @@ def _student(folder: str, vocabulary: VocabularyFolder) -> tuple[EncoderConfig, 
     checkpoints = Checkpoints(folder, alone=True)
     params = checkpoints.restore_params()
     checkpoints.close()
-    return EncoderConfig(**run.model), params
+    return object_of(epath.Path(folder) / RUN_FILE, EncoderConfig, run.model, within="model"), params
 
 
 def _own_mixture(name: str, vocabulary: VocabularyFolder) -> RecordMixture:
@@ -173,11 +174,13 @@ def _finetune_result(path: epath.Path) -> tuple[str, str, Mapping[str, float]]:
     """Language, task and scores."""
     if not path.exists():
         raise ValueError(f"{path}: not found, expected a file written by `mergedistill finetune`")
-    try:
-        result = json.loads(path.read_text())
-        language, task, metrics = (result[field] for field in ("language", "task", "metrics"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: found a damaged result ({error!r}), expected language, task and metrics") from error
+    result = read_json(path)
+    fields = {"language": str, "task": str, "metrics": dict}
+    for field, kind in fields.items():
+        require_type(path, field, result.get(field), kind)
+    language, task, metrics = (result[field] for field in fields)
+    for metric, value in metrics.items():
+        require_type(path, f"metrics.{metric}", value, float)
     if task not in TAGGING_METRICS:
         raise ValueError(f"{path}: field task: found {task!r}, expected one of {sorted(TAGGING_METRICS)}")
     return language, task, metrics

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,11 +13,12 @@ from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.configs.export import ExportConfig
 from mergedistill_jax.evaluation.metrics import relative_deviation
 from mergedistill_jax.files import write_atomically
+from mergedistill_jax.json_objects import naming, object_of, read_json, require_type
 from mergedistill_jax.locks import owns_output
 from mergedistill_jax.models.huggingface import save_masked_lm
 from mergedistill_jax.models.model_card import Evaluation, Teacher, model_card
 from mergedistill_jax.models.tokenizer_files import SpecialTokens
-from mergedistill_jax.training.checkpoints import Checkpoints, Run, read_run
+from mergedistill_jax.training.checkpoints import RUN_FILE, Checkpoints, Run, read_run
 from mergedistill_jax.training.token_counts import TOKEN_COUNTS_FILE, read_token_counts, to_bytes
 from mergedistill_jax.vocabulary.folder import Vocabulary, read_vocabulary
 from mergedistill_jax.vocabulary.tokenizer import TOKENIZER_FILE
@@ -34,7 +36,7 @@ def export(config: ExportConfig) -> None:
         raise ValueError(
             f"{vocabulary.folder}: field hash: found {vocabulary.hash}, expected {run.vocabulary_hash} of {config.run}"
         )
-    encoder = EncoderConfig(**run.model)
+    encoder = object_of(epath.Path(config.run) / RUN_FILE, EncoderConfig, run.model, within="model")
     checkpoints = Checkpoints(config.run, alone=True)
     params = checkpoints.restore_params()
     step = checkpoints.latest_step
@@ -46,7 +48,7 @@ def export(config: ExportConfig) -> None:
     record = folder / EXPORT_FILE
     # Beside the folder, which save_masked_lm replaces: what a kill leaves without its record is ours to replace too.
     begun = folder.parent / f".{folder.name}.exporting"
-    if record.exists() and json.loads(record.read_text()) == content:
+    if _is_record(record, content):
         print(f"export: {config.output} is up to date")
         begun.unlink(missing_ok=True)
         return
@@ -72,6 +74,14 @@ def export(config: ExportConfig) -> None:
     print("next: mergedistill predict with it as a teacher, or mergedistill finetune")
 
 
+def _is_record(record: epath.Path, content: dict[str, str]) -> bool:
+    """Whether the folder's record tells this export; one that is damaged tells none."""
+    try:
+        return read_json(record) == content
+    except ValueError:
+        return False
+
+
 def _has_content(folder: epath.Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
@@ -89,9 +99,11 @@ def _card(config: ExportConfig, run: Run, vocabulary: Vocabulary, encoder: Encod
         for name, member in vocabulary.members.items()
     ]
     settings = run.settings
-    batch = settings["batch_size"]
+    for field, kind in (("batch_size", int), ("k", int | None)):
+        require_type(epath.Path(config.run) / RUN_FILE, f"settings.{field}", settings.get(field), kind)
+    batch, k = settings["batch_size"], settings.get("k")
     training: dict[str, str | float] = {
-        "Labels": "gold labels alone" if not settings["k"] else f"gold labels and the teachers' top {settings['k']}",
+        "Labels": f"gold labels and the teachers' top {k}" if k else "gold labels alone",
         "Steps": step,
         "Sequences a step": batch,
         "Tokens of a sequence, at most": encoder.max_length,
@@ -111,7 +123,13 @@ def _evaluations(report: str | None) -> list[Evaluation]:
     """Rows of a report.json: teacher against student per language, in percent."""
     if report is None:
         return []
-    content = json.loads((epath.Path(report) / "report.json").read_text())
+    path = epath.Path(report) / "report.json"
+    content = read_json(path)
+    with naming(path, "languages"):
+        return _rows_of(content)
+
+
+def _rows_of(content: Mapping[str, Any]) -> list[Evaluation]:
     rows = []
     for metric, task in SCORES_SHOWN.items():
         for language, models in content["languages"].items():

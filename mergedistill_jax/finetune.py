@@ -30,6 +30,7 @@ from mergedistill_jax.data.tagging import (
 )
 from mergedistill_jax.evaluation.metrics import entity_scores, tagging_scores
 from mergedistill_jax.files import write_atomically
+from mergedistill_jax.json_objects import naming, read_json
 from mergedistill_jax.locks import owns_output
 from mergedistill_jax.models.heads import ModelConfig, TokenClassifier
 from mergedistill_jax.models.huggingface import require_bert, save_token_classifier
@@ -68,7 +69,8 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     result_path = epath.Path(config.output) / RESULT_NAME
     if result_path.exists():
         result = _read_result(result_path, config, hashes)
-        _report(result, f"{result_path}: finished earlier, reused")
+        with naming(result_path, "result"):
+            _report(result, f"{result_path}: finished earlier, reused")
         return result
 
     print(f"finetune: {config.task} tagger for {config.language} from {config.model} -> {config.output}")
@@ -317,7 +319,7 @@ def _hash_files(addresses: Sequence[str]) -> str:
 def _read_result(path: epath.Path, config: FinetuneConfig, hashes: Mapping[str, str]) -> dict[str, Any]:
     """The finished result of this very run; a ValueError names the first field in which it is another run's."""
     try:
-        result = json.loads(path.read_text())
+        result = read_json(path)
         found = {**result["config"], **{f"hash of {name}": value for name, value in result["hashes"].items()}}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: found no result of this verb ({error!r}), expected one or no file") from error

@@ -58,7 +58,7 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
         raise RecordError(f"{path}: not found, expected a file written by `mergedistill predict`")
     try:
         fields = json.loads(path.read_bytes())
-    except ValueError as error:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
         raise RecordError(f"{path}: found no JSON ({error}), expected a JSON object") from error
     if not isinstance(fields, dict):
         raise RecordError(f"{path}: fields {fields} missing or unknown, expected a JSON object")

@@ -32,9 +32,9 @@ from mergedistill_jax.models.placement import Placement
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.start import described, start_from_teachers
 from mergedistill_jax.training.checkpoints import CheckpointError, Checkpoints, Run, open_run
-from mergedistill_jax.training.distributed import from_host, say, to_host, told_by_lead
+from mergedistill_jax.training.distributed import from_host, leads, say, to_host, told_by_lead
 from mergedistill_jax.training.journal import Journal
-from mergedistill_jax.training.metrics import MetricSums
+from mergedistill_jax.training.metrics import LOG_NAME, SPEED_NAME, MetricSums, read_log
 from mergedistill_jax.training.nonfinite import FiniteWatch, NonFiniteError
 from mergedistill_jax.training.partitioning import (
     ACTIVATION_AXES,
@@ -54,7 +54,7 @@ def train(config: TrainConfig) -> TrainState:
     """Trains to the last step, from where the folder's newest checkpoint stands, and returns the final state.
 
     Raises:
-        Preempted: SIGTERM came; the run has saved, and goes on when it is started again.
+        Preempted: SIGTERM or Ctrl-C came; the run has saved, and goes on when it is started again.
         NonFiniteError: a loss or gradient is not finite; the batch is kept beside the checkpoints.
         RecordError, CheckpointError, ValueError: wrong input, before work starts.
     """
@@ -65,7 +65,10 @@ def train(config: TrainConfig) -> TrainState:
         _require_same_vocabulary(mixture, heldout)
     encoder = student_encoder(config, mixture)
     mesh = make_mesh(config.model_parallelism, fsdp_parallelism=config.fsdp_parallelism)
-    checkpoints = Checkpoints(config.output, save_every=config.save_every)
+    if leads():
+        for name in (LOG_NAME, SPEED_NAME):
+            read_log(config.output, name)  # damaged, it is refused here, before anything is compiled
+    checkpoints = Checkpoints(config.output, save_every=config.save_interval)
     rows = local_rows(config.batch_size, mesh)
     made = batches(
         mixture, config.batch_size, seed=config.seed, start_step=checkpoints.latest_step or 0, rows=rows.numbers
@@ -124,7 +127,7 @@ def _loop(
     rows: LocalRows,
     stream: Iterator[tuple[Any, Any]],
 ) -> tuple[TrainState, bool]:
-    """The state after the last step of this sitting, and whether SIGTERM ended it with work left."""
+    """The state after the last step of this sitting, and whether a signal ended it with work left."""
     start = int(state.step)
     stop = min(config.steps, config.stop_after or config.steps)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
@@ -142,7 +145,7 @@ def _loop(
             # The last step of the run, that is: where a sitting ends, only the checkpoint tells.
             logs = step % config.log_every == 0 or step == config.steps
             evaluates = heldout is not None and heldout.due(step)
-            saves = asked or step == stop or step % config.save_every == 0
+            saves = asked or step == stop or step % config.save_interval == 0
             if not (logs or evaluates or saves):
                 continue
             watch.drain(state.params if saves or evaluates else None)
@@ -178,7 +181,7 @@ def _finished_on_broken_steps(checkpoints: Checkpoints) -> Iterator[None]:
 def _tell_the_end(config: TrainConfig, step: int, *, leaves_work: bool) -> None:
     say(f"train: {step:,} of {config.steps:,} steps done, checkpoints and logs in {config.output}")
     if leaves_work:
-        say("train: asked to leave by SIGTERM; the same command goes on from here")
+        say("train: stopped by a signal, and saved; the same command goes on from here")
         raise Preempted
     say("next: mergedistill export, then mergedistill evaluate")
 

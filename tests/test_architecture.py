@@ -86,6 +86,8 @@ def test_every_stage_is_a_verb_at_the_root_and_every_verb_is_a_stage() -> None:
         "stage_log",
         "products",
         "locks",
+        "interrupts",
+        "json_objects",
     }
     assert {path.stem for path in PACKAGE.glob("*.py")} - others == {module for module, _, _ in STAGES.values()}
     assert all(name == module for name, (module, _, _) in STAGES.items())

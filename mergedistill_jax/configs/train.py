@@ -23,7 +23,8 @@ class TrainConfig:
         mixture: name of a registered SeqIO mixture or task of records (see tasks/distillation.py).
         model: the encoder's size, called with the vocabulary's size: `@encoder.EncoderConfig` in gin.
         steps: training steps of `batch_size` sequences.
-        save_every: a multiple of `log_every`, so that a resumed run logs the means of an undisturbed one.
+        save_every: a multiple of `log_every`, so that a resumed run logs the means of an undisturbed one. None: a tenth
+            of the steps, at most 500, as near as `log_every` lets it be.
         k: predictions used per position; all that are stored by default.
         start: where a student's first parameters come from; None: all are drawn at random.
         gold_weight: lambda over training.
@@ -66,8 +67,13 @@ class TrainConfig:
     heldout: str | None = None
     evaluate_every: int | None = 1000
     log_every: int = 50
-    save_every: int = 500
+    save_every: int | None = None
     stop_after: int | None = None
+
+    @property
+    def save_interval(self) -> int:
+        """Steps from one checkpoint to the next."""
+        return self.save_every or max(min(500, self.steps // 10) // self.log_every, 1) * self.log_every
 
     def __post_init__(self) -> None:
         for name in (

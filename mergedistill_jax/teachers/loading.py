@@ -13,6 +13,7 @@ from etils import epath
 from jaxtyping import Int
 
 from mergedistill_jax.configs.encoder import EncoderConfig, config_fields
+from mergedistill_jax.json_objects import object_of
 from mergedistill_jax.models import huggingface
 from mergedistill_jax.models.heads import ModelConfig
 from mergedistill_jax.models.huggingface_weights import weights_hash
@@ -68,7 +69,8 @@ def load_masked_model(folder: str) -> tuple[ModelConfig, Any, str]:
     checkpoints = Checkpoints(folder, alone=True)
     params = checkpoints.restore_params()
     checkpoints.close()
-    return EncoderConfig(**read_run(folder).model), params, tokenizer_folder(folder)
+    encoder = object_of(epath.Path(folder) / RUN_FILE, EncoderConfig, read_run(folder).model, within="model")
+    return encoder, params, tokenizer_folder(folder)
 
 
 def tokenizer_folder(folder: str) -> str:

@@ -21,6 +21,7 @@ from etils import epath
 from orbax.checkpoint.options import MultiprocessingOptions
 
 from mergedistill_jax.files import write_atomically
+from mergedistill_jax.json_objects import read_object
 from mergedistill_jax.training import literal_globs  # noqa: F401 - Orbax needs it
 from mergedistill_jax.training.distributed import lead_first, told_by_lead
 from mergedistill_jax.training.state_tree import from_tree, is_old, params_of, to_old_tree, to_tree
@@ -105,9 +106,9 @@ def read_run(folder: epath.PathLike) -> Run:
     if not path.exists():
         raise CheckpointError(f"{path}: not found, expected a folder written by `mergedistill train`")
     try:
-        return Run(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: found a damaged description ({error}), expected JSON of a run") from error
+        return read_object(path, Run)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 class Checkpoints:

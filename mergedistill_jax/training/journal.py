@@ -117,7 +117,9 @@ class Journal:
             self._log.write(step, numbers)
 
     def save(self, step: int) -> dict[str, Any]:
-        """Keeps the counts of a step, before its checkpoint; gives what the checkpoint must hold, as JSON."""
+        """Keeps counts and logs of a step, before its checkpoint; gives what the checkpoint must hold, as JSON."""
+        if self._log:
+            self._log.sync()
         self._counts.save(step)
         return self._sums.saved()
 

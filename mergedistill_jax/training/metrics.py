@@ -10,7 +10,7 @@ import numpy as np
 from clu import metric_writers
 from etils import epath
 
-from mergedistill_jax.files import write_atomically
+from mergedistill_jax.files import sync, write_atomically
 
 LOG_NAME = "metrics.jsonl"
 SPEED_NAME = "speed.jsonl"
@@ -81,6 +81,10 @@ def _means(sums: Mapping[str, np.ndarray], suffix: str) -> dict[str, float]:
     return {f"{NAMES[name]}{suffix}": float(np.sum(value)) / count for name, value in sums.items() if name in NAMES}
 
 
+class LogError(ValueError):
+    """A log of a run that is damaged; the message is one line that names the file and the line."""
+
+
 class MetricLog:
     """Writes numbers of a step to TensorBoard and to files of one JSON object a line in a run's folder.
 
@@ -90,12 +94,19 @@ class MetricLog:
     """
 
     def __init__(self, folder: epath.PathLike, *, resume_at: int) -> None:
+        """Opens the logs of a run.
+
+        Raises:
+            LogError: one of them is damaged; both are left as they are.
+        """
         self._folder = epath.Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
-        for name in (LOG_NAME, SPEED_NAME):
-            kept = [row for row in read_log(folder, name) if row["step"] <= resume_at]
-            if name == LOG_NAME or (self._folder / name).exists():
-                write_atomically(self._folder / name, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        logs = {name: _lines(self._folder / name) for name in (LOG_NAME, SPEED_NAME)}
+        for name, lines in logs.items():
+            path = self._folder / name
+            kept = b"".join(line for line, row in lines if row["step"] <= resume_at)
+            if (path.read_bytes() if path.exists() else b"") != kept or (name == LOG_NAME and not path.exists()):
+                write_atomically(path, kept)
         self._writer = metric_writers.SummaryWriter(str(self._folder / "tensorboard"))
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -115,20 +126,61 @@ class MetricLog:
         with path.open("a") as file:
             file.write(json.dumps({"step": step, **numbers}) + "\n")
 
+    def sync(self) -> None:
+        """Brings the rows to disk: before a checkpoint is saved from which they will not be written again."""
+        for name in (LOG_NAME, SPEED_NAME):
+            if (self._folder / name).exists():
+                sync(self._folder / name)
+
     def close(self) -> None:
         """Flushes TensorBoard's file."""
         self._writer.close()
 
 
 def read_log(folder: epath.PathLike, name: str = LOG_NAME) -> list[dict[str, Any]]:
-    """Rows of a run's log, `step` and numbers by name, oldest first; a half-written last line is left out."""
-    path = epath.Path(folder) / name
+    """Rows of a run's log, `step` and numbers by name, oldest first; a half-written last line is left out.
+
+    Raises:
+        LogError: any other line is no row, or rows are doubled or out of order.
+    """
+    return [row for _, row in _lines(epath.Path(folder) / name)]
+
+
+def _lines(path: epath.Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Each line of a log, ending included, and its row."""
     if not path.exists():
         return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
+    found: list[tuple[bytes, dict[str, Any]]] = []
+    written: set[str] = set()
+    before = 0
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        row = _row_of(line)
+        if row is None and not line.endswith(b"\n"):  # a kill, or a full disk, cut it short
             break
-    return rows
+        if row is None:
+            raise _damaged(path, number, f"found {line[:60]!r}, expected a JSON object of `step` and finite numbers")
+        if row["step"] < before:
+            raise _damaged(path, number, f"field step: found {row['step']}, expected at least {before} as before it")
+        written = written if row["step"] == before else set()
+        if again := sorted(written & row.keys() - {"step"}):
+            raise _damaged(path, number, f"field {again[0]}: found step {row['step']} a second time, expected it once")
+        written |= row.keys()
+        before = row["step"]
+        found.append((line if line.endswith(b"\n") else line + b"\n", row))
+    return found
+
+
+def _damaged(path: epath.Path, line: int, what: str) -> LogError:
+    return LogError(f"{path}: line {line}: {what}; nothing was written to it: mend the line, or move the file away")
+
+
+def _row_of(line: bytes) -> dict[str, Any] | None:
+    """A row, or None where the line holds anything else."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+        return None
+    numbers = all(type(value) in (int, float) and math.isfinite(value) for value in row.values())
+    return row if numbers else None

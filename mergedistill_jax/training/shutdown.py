@@ -1,4 +1,6 @@
-"""SIGTERM, with which machines are taken back: the run finishes its step, saves, and leaves.
+"""SIGTERM, with which machines are taken back, and Ctrl-C: the run finishes its step, saves, and leaves.
+
+A second Ctrl-C ends the process at once, as SIGKILL would: the newest checkpoint stands.
 
 A job of several processes must leave after the same step on all of them, though the signal reaches them at different
 times, or only one. So at every step each process says whether it was asked, the votes are summed on the devices, and
@@ -11,6 +13,7 @@ the sum is read two steps later, when it is there without waiting:
 """
 
 import collections
+import os
 import signal
 import threading
 from types import FrameType
@@ -21,39 +24,48 @@ import jax
 from mergedistill_jax.training.distributed import votes_of_processes
 
 EXIT_STATUS = 75
-"""What a stage that was asked to leave exits with: EX_TEMPFAIL of sysexits.h, "try again". Not 0: a script would go on
-to the next stage with a student that is half trained."""
+"""What a run that was told to leave exits with: EX_TEMPFAIL of sysexits.h, "try again". Not 0: a script would go on to
+the next stage with a student that is half trained."""
 
 _LAG = 2
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Preempted(SystemExit):
-    """The run was asked to leave, has saved, and goes on when it is started again."""
+    """The run was told to leave, has saved, and goes on when it is started again."""
 
     def __init__(self) -> None:
         super().__init__(EXIT_STATUS)
 
 
 class StopRequest:
-    """Listens for SIGTERM while it is open; outside the main thread, which alone may listen, it hears nothing."""
+    """Listens for SIGTERM and SIGINT while it is open; outside the main thread, which alone may, it hears nothing.
+
+    A signal that the process ignores, as SIGINT in a script's background jobs, stays ignored.
+    """
 
     def __init__(self) -> None:
         self._asked = False
         self._votes: collections.deque[jax.Array] = collections.deque()
-        self._before: Any = None
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":  # noqa: PYI034 - beartype, method by method, knows no Self
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._ask)
+            heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._ask) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if threading.current_thread() is threading.main_thread():
+        for number, before in self._before.items():
             # None where the handler was not Python's: there is no way back to it but the default.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if self._before is None else self._before)
+            signal.signal(number, signal.SIG_DFL if before is None else before)
 
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
         self._asked = True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            # No print: the signal may have come in the middle of one.
+            os.write(2, b"\ntrain: saves and leaves after this step; Ctrl-C again ends it now, without saving\n")
 
     def agreed(self) -> bool:
         """Whether to leave now, the same on all processes; every process calls it once a step."""

@@ -140,7 +140,7 @@ def test_sigterm_to_one_process_ends_both_after_the_same_step_and_loses_nothing(
     theirs = params_of(whole)
     for name, leaf in params_of(stopped).items():
         np.testing.assert_array_equal(leaf, theirs[name], err_msg=name)
-    assert job.output.count("asked to leave by SIGTERM; the same command goes on from here") == 2
+    assert job.output.count("stopped by a signal, and saved; the same command goes on from here") == 2
 
 
 def test_a_stage_for_one_process_is_run_by_the_leading_one_alone(job: Job) -> None:

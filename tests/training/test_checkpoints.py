@@ -256,9 +256,21 @@ def test_tuples_and_lists_are_the_same_after_json(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_runs_or_a_damaged_one_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"{tmp_path}/run.json: not found, expected a folder written by"):
         read_run(tmp_path)
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(CheckpointError, match=f"{tmp_path}/run.json: found a damaged description"):
-        read_run(tmp_path)
-    (tmp_path / "run.json").write_text(json.dumps({"model": {}}))
-    with pytest.raises(CheckpointError, match=f"{tmp_path}/run.json: found a damaged description"):
-        read_run(tmp_path)
+    whole = dataclasses.asdict(RUN)
+    for text, message in (
+        ("{", "found no JSON"),
+        ("[" * 100_000, "found no JSON"),
+        ("[]", "found list, expected a JSON object"),
+        (json.dumps({"model": {}}), "field vocabulary_folder: not found, expected it"),
+        (
+            json.dumps({**whole, "mixture_hasi": ""}),
+            "field mixture_hasi: found an unknown field, expected one of",
+        ),
+        (json.dumps({**whole, "settings": None}), "field settings: found None, expected dict"),
+        (json.dumps({**whole, "vocabulary_folder": None}), "field vocabulary_folder: found None, expected str"),
+        (json.dumps({**whole, "model": [1]}), r"field model: found \[1\], expected dict"),
+    ):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(CheckpointError, match=f"^{tmp_path}/run.json: {message}") as caught:
+            read_run(tmp_path)
+        assert "\n" not in str(caught.value)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mergedistill_jax.training.metrics import LOG_NAME, MetricLog, MetricSums, read_log
+from mergedistill_jax.training.metrics import LOG_NAME, LogError, MetricLog, MetricSums, read_log
 
 GROUPS = {"language": ("de", "en", "de"), "teacher": ("one", "", "two")}
 """Three sources: two of German, one of English without a teacher."""
@@ -135,7 +135,8 @@ def test_a_half_written_last_line_is_left_out_and_does_not_spoil_the_next(tmp_pa
 def test_a_crash_while_resuming_leaves_the_old_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log is replaced whole: killed before its new content is complete, the rows are still there."""
     log = MetricLog(tmp_path, resume_at=0)
-    log.write(10, {"gold_loss": 1.0})
+    for step in (10, 20):
+        log.write(step, {"gold_loss": 1.0})
     log.close()
 
     def killed(*_args: object, **_kwargs: object) -> None:
@@ -144,7 +145,7 @@ def test_a_crash_while_resuming_leaves_the_old_log(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("mergedistill_jax.files.sync", killed)
     with pytest.raises(KeyboardInterrupt):
         MetricLog(tmp_path, resume_at=10)
-    assert [row["step"] for row in read_log(tmp_path)] == [10]
+    assert [row["step"] for row in read_log(tmp_path)] == [10, 20]
 
 
 def test_a_folder_without_a_log_has_no_rows(tmp_path: Path) -> None:
@@ -185,3 +186,76 @@ def test_resuming_drops_speeds_that_will_be_measured_again(tmp_path: Path) -> No
     resumed.write_speed(20, {"steps_per_second": 1.0})
     resumed.close()
     assert [row["steps_per_second"] for row in read_log(tmp_path, "speed.jsonl")] == [10.0, 1.0]
+
+
+ROWS = [{"step": step, "gold_loss": step / 3} for step in (10, 20, 30, 40)]
+DAMAGED = {
+    "first byte": (b'["step": 20, "gold_loss": 1.0}', "expected a JSON object"),
+    "not UTF-8": (b'{"step": 20, "gold_\xff\xfe": 1.0}', "expected a JSON object"),
+    "cut, with its end": (b'{"step": 20, "gold', "expected a JSON object"),
+    "two rows in one": (b'{"step": 20, "gold_loss": 1.0}{"step": 20}', "expected a JSON object"),
+    "a number": (b"5", "expected a JSON object"),
+    "null": (b"null", "expected a JSON object"),
+    "blank": (b"", "expected a JSON object"),
+    "zeros": (bytes(40), "expected a JSON object"),
+    "deep": (b"[" * 100_000, "expected a JSON object"),
+    "no step": (b'{"gold_loss": 1.0}', "expected a JSON object"),
+    "a step of text": (b'{"step": "20", "gold_loss": 1.0}', "expected a JSON object"),
+    "a step that is true": (b'{"step": true, "gold_loss": 1.0}', "expected a JSON object"),
+    "half a step": (b'{"step": 20.5, "gold_loss": 1.0}', "expected a JSON object"),
+    "NaN": (b'{"step": 20, "gold_loss": NaN}', "expected a JSON object"),
+    "too large": (b'{"step": 20, "gold_loss": 1e999}', "expected a JSON object"),
+    "a value of text": (b'{"step": 20, "gold_loss": "1.0"}', "expected a JSON object"),
+    "doubled": (b'{"step": 10, "gold_loss": 1.0}', "field gold_loss: found step 10 a second time, expected it once"),
+    "out of order": (b'{"step": 5, "gold_loss": 1.0}', "field step: found 5, expected at least 10 as before it"),
+}
+
+
+@pytest.mark.parametrize("name", [LOG_NAME, "speed.jsonl"])
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_line_is_named_and_the_file_is_not_touched(tmp_path: Path, kind: str, name: str) -> None:
+    line, message = DAMAGED[kind]
+    lines = [json.dumps(row).encode() for row in ROWS]
+    lines[1] = line
+    path = tmp_path / name
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    before = path.read_bytes()
+    with pytest.raises(LogError, match=rf"^{path}: line 2: .*{message}") as caught:
+        read_log(tmp_path, name)
+    assert "\n" not in str(caught.value)
+    for resume_at in (0, 20, 40):
+        with pytest.raises(LogError, match=f"{path}: line 2"):
+            MetricLog(tmp_path, resume_at=resume_at)
+    assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == {name: before}
+
+
+@pytest.mark.parametrize("kept", range(5))
+def test_an_unfinished_last_line_is_cut_wherever_it_ends_and_no_other_row_is_lost(tmp_path: Path, kept: int) -> None:
+    whole = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    ends = [0, *(place + 1 for place, byte in enumerate(whole) if byte == ord("\n"))]
+    path = tmp_path / LOG_NAME
+    for end in range(ends[kept], ends[kept + 1] if kept < 4 else len(whole) + 1):
+        path.write_bytes(whole[:end])
+        complete = kept + (kept < 4 and end == ends[kept + 1] - 1)  # the line's end alone is missing
+        MetricLog(tmp_path, resume_at=100).close()
+        assert read_log(tmp_path) == ROWS[:complete]
+        assert path.read_bytes() == whole[: ends[complete]]
+
+
+def test_a_log_that_needs_no_change_is_not_written_again(tmp_path: Path) -> None:
+    """Nor are its lines spelled another way."""
+    path = tmp_path / LOG_NAME
+    path.write_bytes(b'{"gold_loss":  1.50, "step":10}\n{"step": 20, "gold_loss": 1e0}\n')
+    before = path.stat()
+    MetricLog(tmp_path, resume_at=20).close()
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    MetricLog(tmp_path, resume_at=10).close()
+    assert path.read_bytes() == b'{"gold_loss":  1.50, "step":10}\n'
+
+
+def test_an_evaluation_of_a_step_stands_beside_its_row(tmp_path: Path) -> None:
+    log = MetricLog(tmp_path, resume_at=0)
+    log.write(10, {"gold_loss": 1.0})
+    log.write(10, {"heldout/gold_loss": 1.0})
+    log.close()
+    assert [set(row) for row in read_log(tmp_path)] == [{"step", "gold_loss"}, {"step", "heldout/gold_loss"}]
