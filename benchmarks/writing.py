@@ -100,7 +100,7 @@ def measured(arguments: argparse.Namespace, times: int, output: str) -> dict[str
     before = megabytes_held()
     config = config_of(arguments, times, output)
     text_mb = sum(len(document.encode()) for document in corpus_documents(config.corpus, SPLIT)) / 1e6
-    _, first_s = timed(summarise, corpus_documents(config.corpus, SPLIT), config.documents_per_shard)
+    _, first_s = timed(summarise, corpus_documents(config.corpus, SPLIT), config.division)
     manifest, whole_s = timed(predict, config)
     _, again_s = timed(predict, config)
     tokens = sum(entry.tokens for entry in manifest.shards)

@@ -13,7 +13,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -78,6 +78,7 @@ def predict_records(
     rows: int | None = None,
     dtype: str = "float32",
     sampling: Sampling | None = None,
+    on_tokens: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Record]:
     """The records with the teacher's top-k and gold log-probabilities at their masked positions, in order.
 
@@ -92,6 +93,8 @@ def predict_records(
         dtype: of the matrix products, one of program.DTYPES.
         sampling: None: the k best. Else ids drawn from the teacher and the log of their shares in k slots, see
             sampling.py.
+        on_tokens: called with the input tokens of every stack of batches when the devices are done with it, which may
+            be long before its records come: they wait for those before them.
 
     Raises:
         ValueError: an unknown dtype, a record that is too long, or a teacher whose numbers are not finite.
@@ -104,13 +107,19 @@ def predict_records(
     ordered = _Ordered()
     slots = None if sampling is None else k
     ahead: Any = in_background(stacks, PREPARED)  # a generator: closed, it ends its thread
+
+    def finished() -> Iterator[Record]:
+        stack, found = running.popleft()
+        yield from ordered.add(_results(stack, found, slots))
+        on_tokens(sum(len(record.input_ids) for batch in stack for record in batch.records))
+
     with contextlib.closing(ahead) as prepared:
         for stack, arrays in prepared:
             running.append((stack, run(teacher.placed_params, arrays)))
             if len(running) > IN_FLIGHT:
-                yield from ordered.add(_results(*running.popleft(), slots))
+                yield from finished()
         while running:
-            yield from ordered.add(_results(*running.popleft(), slots))
+            yield from finished()
 
 
 def _stacks(
