@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from mergedistill_jax.corpus.masking import MaskingConfig
 from mergedistill_jax.corpus.packing import masked_records, require_packing
 from mergedistill_jax.manifest import (
-    BYTES_PER_SHARD,
     Identity,
     Manifest,
     ShardEntry,
@@ -82,7 +81,7 @@ class PredictConfig:
     draws: int = 1
     masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
     documents_per_shard: int = 1000
-    bytes_per_shard: int = BYTES_PER_SHARD
+    bytes_per_shard: int = 1 << 22
     batch_size: int = 32
     dtype: str = "float32"
     worker: str | None = None
@@ -107,15 +106,13 @@ class PredictConfig:
         if self.teacher is None and self.sampling is not None:
             raise ValueError("PredictConfig.targets: found 'sampled' without a teacher, expected 'top'")
         self.masking.require_draws(self.draws, self.max_length)
+        if self.masking.max_predictions(self.max_length) < 1:
+            raise ValueError(
+                f"PredictConfig.max_length: found {self.max_length} with MaskingConfig.max_share={self.masking.bound},"
+                " expected room for at least one masked position"
+            )
         if self.worker is not None:
             parse_worker(self.worker)
-
-    @property
-    def division(self) -> Division:
-        """Which documents make a shard."""
-        return division_of(
-            documents_per_shard=self.documents_per_shard, bytes_per_shard=self.bytes_per_shard, draws=self.draws
-        )
 
     @property
     def sampling(self) -> Sampling | None:
@@ -146,6 +143,11 @@ def predict(config: PredictConfig) -> Manifest:
     _write(config, manifest, corpus, tokenizer, teacher, worker)
     in_job = config.worker is None and worker.count > 1
     manifest = wait_until_complete(config.output) if in_job else read_manifest(config.output)
+    if manifest.complete and not manifest.records:
+        raise ValueError(
+            f"{manifest.folder}: found 0 records of {identity.documents:,} documents, expected at least one: nothing"
+            " was masked; give more text, more draws or a higher MaskingConfig.rate"
+        )
     print(_summary(manifest))
     if not manifest.complete:
         if worker.count == 1:
@@ -154,13 +156,19 @@ def predict(config: PredictConfig) -> Manifest:
     return manifest
 
 
+def _division(config: PredictConfig) -> Division:
+    return division_of(
+        documents_per_shard=config.documents_per_shard, bytes_per_shard=config.bytes_per_shard, draws=config.draws
+    )
+
+
 def _summary_of_corpus(config: PredictConfig) -> CorpusSummary:
     """Of the text that the folder was begun on, which writing will compare with; or else of the text as it is now."""
-    known = known_summary(config.output, _corpus_name(config), config.division)
+    known = known_summary(config.output, _corpus_name(config), _division(config))
     if known is not None:
         return known
     documents = _counted(corpus_documents(config.corpus, config.split))
-    summary = summarise(documents, config.division)
+    summary = summarise(documents, _division(config))
     if not summary.documents:
         raise ValueError(f"corpus {config.corpus}: split {config.split}: found 0 documents, expected at least one")
     return summary

@@ -19,7 +19,7 @@ from scipy.special import log_softmax
 from mergedistill_jax import cli
 from mergedistill_jax.corpus.masking import MaskingConfig
 from mergedistill_jax.corpus.sources import Split
-from mergedistill_jax.manifest import read_manifest, read_records
+from mergedistill_jax.manifest import BYTES_PER_SHARD, read_manifest, read_records
 from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.models.huggingface import load_masked_lm
 from mergedistill_jax.models.huggingface_weights import WEIGHTS_FILE
@@ -334,6 +334,8 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, teachers):
         ({"teacher": "a", "tokenizer": "b"}, r"PredictConfig\.tokenizer: found 'b' beside a teacher"),
         ({"teacher": "a", "k": 0}, r"PredictConfig\.k: found 0"),
         ({"teacher": "a", "draws": 0}, r"PredictConfig\.draws: found 0"),
+        ({"teacher": "a", "bytes_per_shard": 0}, r"PredictConfig\.bytes_per_shard: found 0"),
+        ({"teacher": "a", "max_length": 3}, r"PredictConfig\.max_length: found 3 with MaskingConfig\.max_share=0\.25"),
         ({"teacher": "a", "documents_per_shard": 0}, r"PredictConfig\.documents_per_shard: found 0"),
         ({"teacher": "a", "batch_size": -1}, r"PredictConfig\.batch_size: found -1"),
         ({"teacher": "a", "max_length": 2}, r"PredictConfig\.max_length: found 2, expected at least 3"),
@@ -556,3 +558,7 @@ def test_progress_is_told_in_tokens_within_a_shard(tmp_path, teachers, monkeypat
     middle = len(told) // 2
     assert abs(shares[middle] - 100 * tokens[middle] / tokens[-1]) < 25  # from a sample of the first document
     assert re.fullmatch(rf"predict {tokens[-1]:,} tokens, [\d,]+ tokens/s, took [\d:]+", lines[-1])
+
+
+def test_the_default_bound_of_shards_is_that_of_a_manifest_without_one():
+    assert PredictConfig(output="", corpus="", split="", language="", teacher="a").bytes_per_shard == BYTES_PER_SHARD

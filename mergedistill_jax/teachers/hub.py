@@ -40,7 +40,8 @@ TORCH_FILE = "pytorch_model.bin"
 _SUBFOLDERS = "*/*"
 """Other formats of the same weights, which nothing here reads."""
 
-_NAME = re.compile(r"((?:\w[\w.-]*/)?\w[\w.-]*)(?:@(\w[\w./-]*))?", re.ASCII)
+_NAME = re.compile(r"(?!.*\.\.)((?:\w[\w.-]*/)?\w[\w.-]*)(?:@(\w[\w./-]*))?", re.ASCII)
+"""`..` stands in no repository's name and no revision's (git-check-ref-format): it would lead out of the cache."""
 
 
 class TeacherNotFoundError(ValueError):

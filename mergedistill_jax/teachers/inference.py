@@ -23,12 +23,14 @@ from jaxtyping import Array, Float, Int
 
 from mergedistill_jax.data.prefetch import in_background
 from mergedistill_jax.models.heads import ModelConfig
-from mergedistill_jax.schema import Record
+from mergedistill_jax.schema import NO_MASS, Record
 from mergedistill_jax.teachers.buckets import Batch, Shape, batch_arrays, batches, shapes_for
 from mergedistill_jax.teachers.program import local_mesh, on_every_device, require_dtype, run_batches
 from mergedistill_jax.teachers.sampling import Sampling, padded_uniforms, sampled_target
 from mergedistill_jax.teachers.top_k import NO_TOKEN_LOGIT
 
+LOWEST_LOG_PROB = NO_TOKEN_LOGIT / 2
+"""Below it a token could not be told from what is no token, see top_k.py."""
 PREPARED, IN_FLIGHT = 4, 2
 """Batches (for each device) that wait for the devices, and those still with them when results are fetched."""
 
@@ -158,14 +160,21 @@ def _results(stack: Sequence[Batch], found: Sequence[Array], slots: int | None) 
         for number, record in zip(batch.numbers, batch.records, strict=True):
             rows = slice(start, start + len(record.masked_positions))
             start = rows.stop
-            if not (np.isfinite(log_probs[rows]).all() and np.isfinite(gold[rows]).all()):
+            if not (_are_log_probs(log_probs[rows]) and _are_log_probs(gold[rows])):
                 raise ValueError(
-                    f"teacher: text {record.text_id.hex()}: field log_probs: found numbers that are not finite,"
-                    " expected weights and a dtype that give log-probabilities"
+                    f"teacher: text {record.text_id.hex()}: field log_probs: found numbers that are not finite, or"
+                    f" below {LOWEST_LOG_PROB:g}, expected weights and a dtype that give log-probabilities"
                 )
-            kept = (ids[rows], log_probs[rows]) if slots is None else sampled_target(ids[rows], slots)
+            # Half precision ends at NO_MASS; of either number exp is 0.
+            kept = (ids[rows], np.maximum(log_probs[rows], np.float32(NO_MASS)))
+            if slots is not None:
+                kept = sampled_target(ids[rows], slots)
             predicted = {"top_ids": kept[0], "top_log_probs": kept[1], "gold_log_probs": gold[rows]}
             yield number, dataclasses.replace(record, **predicted)
+
+
+def _are_log_probs(values: np.ndarray) -> bool:
+    return bool((np.isfinite(values) & (values >= LOWEST_LOG_PROB)).all())
 
 
 class _Ordered:
