@@ -27,7 +27,7 @@ import tensorflow as tf
 
 from mergedistill_jax.configs.predict import PredictConfig
 from mergedistill_jax.corpus import sources
-from mergedistill_jax.predict import predict
+from mergedistill_jax.predict import _division, predict
 from mergedistill_jax.teachers.corpus_hashes import summarise
 from mergedistill_jax.teachers.writer import corpus_documents
 from tasks import corpora
@@ -101,7 +101,7 @@ def measured(arguments: argparse.Namespace, times: int, output: str) -> dict[str
     before = megabytes_held()
     config = config_of(arguments, times, output)
     text_mb = sum(len(document.encode()) for document in corpus_documents(config.corpus, SPLIT)) / 1e6
-    _, first_s = timed(summarise, corpus_documents(config.corpus, SPLIT), config.documents_per_shard)
+    _, first_s = timed(summarise, corpus_documents(config.corpus, SPLIT), _division(config))
     manifest, whole_s = timed(predict, config)
     _, again_s = timed(predict, config)
     tokens = sum(entry.tokens for entry in manifest.shards)

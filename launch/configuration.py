@@ -107,7 +107,9 @@ def read_config(flags: dict[str, Any]) -> LaunchConfig:
         if name not in fields:
             raise ValueError(f"{path}: found a field {name!r}, expected one of {', '.join(fields)}")
         kind: Any = fields[name].type
-        if not isinstance(value, (int, float) if kind is float else kind) or (kind is int and value in (True, False)):
+        # bool is a kind of int to Python, and no number to anybody who writes a file.
+        is_kind = isinstance(value, (int, float) if kind is float else kind)
+        if not is_kind or (kind is not bool and isinstance(value, bool)):
             raise ValueError(f"{path}: {name}: found {value!r}, expected {getattr(kind, '__name__', kind)}")
     values |= {name: value for name, value in flags.items() if name in fields}
     for name, field in fields.items():

@@ -3,6 +3,8 @@
 A file is written under a hidden name that tells who writes it, and then renamed:
 
     shard-00001.tfrecord  <-  .shard-00001.tfrecord.MACHINE.PID.RANDOM.tmp
+
+What a killed process leaves under such a name is removed by the next process that writes into the folder.
 """
 
 import contextlib
@@ -47,23 +49,54 @@ def write_atomically(path: epath.PathLike, data: bytes) -> None:
 
 
 def temporary_path(path: epath.PathLike) -> epath.Path:
-    """A hidden name beside `path`, of this process and this call alone."""
+    """A hidden name beside `path`, for a file or a folder of this process and this call alone.
+
+    The first call for a folder removes what dead processes left there.
+    """
     path = epath.Path(path)
+    _remove_left_behind_once(str(path.parent))
     return path.parent / f".{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
 
 
+@functools.lru_cache(maxsize=4096)
+def _remove_left_behind_once(folder: str) -> None:
+    with contextlib.suppress(OSError):  # no such folder, or not writable: the caller will see
+        remove_left_behind(folder)
+
+
+def names_in(folder: epath.PathLike, start: str = "", end: str = "") -> list[str]:
+    """Sorted names in a folder that start and end so; none where there is no folder.
+
+    Unlike `glob`, which takes `[`, `*` and `?` in the folder's own name for a pattern.
+    """
+    folder = epath.Path(folder)
+    if not folder.is_dir():
+        return []
+    names = (path.name for path in folder.iterdir())
+    return sorted(name for name in names if name.startswith(start) and name.endswith(end))
+
+
 def remove_left_behind(folder: epath.PathLike) -> list[str]:
-    """Removes the temporary files that dead processes left in a folder, and returns their names.
+    """Removes the temporary files and folders that dead processes left in a folder, and returns their names.
 
     A process of this machine is known to be dead. Of another machine nobody knows: its file goes when nothing was
     written to it for STALE_S seconds. So does one under the older, shared name `.NAME.tmp`.
     """
     removed = []
-    for path in sorted(epath.Path(folder).glob(".*.tmp")):
+    for path in (epath.Path(folder) / name for name in names_in(folder, ".", ".tmp")):
         if (match := _TEMPORARY.fullmatch(path.name)) and _left_behind(path, match["machine"], match["pid"]):
-            path.unlink(missing_ok=True)
+            _remove(path)
             removed.append(path.name)
     return removed
+
+
+def _remove(path: epath.Path) -> None:
+    """Removes a file or a folder that another process may be removing too."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.is_dir():
+            path.rmtree()
+        else:
+            path.unlink()
 
 
 def _left_behind(path: epath.Path, machine: str | None, pid: str | None) -> bool:

@@ -11,19 +11,23 @@ takes its place whole, and what is listed first stands.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import tensorflow as tf
 from etils import epath
 
-from mergedistill_jax.files import exclusive, sync
-from mergedistill_jax.schema import SCHEMA_VERSION, VERSIONS, Layout, Record, RecordError, decode_record
-from mergedistill_jax.sealed import ADDED, read_sealed, to_json, write_sealed
+from mergedistill_jax.files import exclusive, names_in, sync
+from mergedistill_jax.schema import LARGEST_COUNT, SCHEMA_VERSION, VERSIONS, Layout, Record, RecordError, decode_record
+from mergedistill_jax.sealed import ADDED, TOLD_WHERE_SET, read_sealed, to_json, write_sealed
 from mergedistill_jax.shards import WrittenShard, failures_named, require_checksum, require_checksum_once, write_aside
 
 MANIFEST_NAME = "manifest.json"
+BYTES_PER_SHARD = 1 << 22
+"""By default: about a million tokens, which a teacher of 3,000 tokens a second predicts in six minutes."""
+LARGEST_SAMPLES = 2048
+"""In half precision a count N q is off by N q |log q| / 2^11 at most, which is below one half up to N = 2,783."""
 _READERS = 16
 """Threads that read entries and shards: object stores give them slowly one by one."""
 
@@ -39,8 +43,11 @@ class Identity:
         vocabulary_size: tokens of the teacher, not output rows of its model.
         corpus, language: the SeqIO task the text came from and its language.
         corpus_hash: hash over all documents in order.
-        documents: how many the corpus holds.
-        documents_per_shard: consecutive documents that make one shard.
+        documents: how many the corpus holds; of one that is divided, see teachers/corpus_hashes.py, its parts.
+        documents_per_shard: most consecutive documents that make one shard.
+        bytes_per_shard: most bytes of UTF-8 text of a shard, where a text that is masked `draws` times counts as often.
+        shards: how many shards there are; 0: as many as `documents_per_shard` alone makes, so that the bound on bytes
+            ended none.
         rate, max_share, draws, seed, max_length: of the masking and packing; whole words always.
         replacement, cover, max_count: of the masking, see MaskingConfig; a `max_count` of 0 is no bound.
         packing: see corpus/packing.py.
@@ -77,11 +84,48 @@ class Identity:
     targets: str = dataclasses.field(default="top", metadata=ADDED)
     samples: int = dataclasses.field(default=0, metadata=ADDED)
     dtype: str = dataclasses.field(default="float32", metadata=ADDED)
+    bytes_per_shard: int = dataclasses.field(default=BYTES_PER_SHARD, metadata=TOLD_WHERE_SET)
+    shards: int = dataclasses.field(default=0, metadata=TOLD_WHERE_SET)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field, where a number or a name can be no record folder's."""
+        for field, (least, most) in _RANGES.items():
+            value = getattr(self, field)
+            if not least <= value <= most:
+                raise ValueError(f"field {field}: found {value}, expected from {least} to {most}")
+        for field, known in _NAMES.items():
+            if getattr(self, field) not in known:
+                expected = repr(known[0]) if len(known) == 1 else f"one of {known}"
+                raise ValueError(f"field {field}: found {getattr(self, field)!r}, expected {expected}")
+        if not 0 <= self.k <= self.vocabulary_size:
+            raise ValueError(f"field k: found {self.k}, expected from 0 to vocabulary_size={self.vocabulary_size}")
+        if not 0.0 < self.rate <= self.max_share <= 1.0:
+            found = f"{self.max_share} at a rate of {self.rate}"
+            raise ValueError(f"field max_share: found {found}, expected a share between the rate, above 0, and 1")
+        if self.max_predictions < 1:
+            raise ValueError(
+                f"field max_share: found {self.max_share} of sequences of {self.max_length} tokens, expected at least"
+                " one position"
+            )
+        least, most = (1, min(self.k, LARGEST_SAMPLES)) if self.targets == "sampled" else (0, 0)
+        if not least <= self.samples <= most:
+            raise ValueError(
+                f"field samples: found {self.samples} of targets {self.targets!r}, expected from {least} to {most}"
+            )
+        by_documents = self._shards_by_documents
+        if self.shards and not by_documents <= self.shards <= self.documents:
+            raise ValueError(
+                f"field shards: found {self.shards}, expected from {by_documents} to {self.documents} documents"
+            )
+
+    @property
+    def _shards_by_documents(self) -> int:
+        return max(1, -(-self.documents // self.documents_per_shard))
 
     @property
     def num_shards(self) -> int:
         """Shards of the finished folder."""
-        return max(1, -(-self.documents // self.documents_per_shard))
+        return self.shards or self._shards_by_documents
 
     @property
     def max_predictions(self) -> int:
@@ -93,6 +137,29 @@ class Identity:
     def layout(self) -> Layout:
         """How the folder's records are laid out."""
         return Layout(k=self.k, vocabulary_size=self.vocabulary_size, version=self.schema_version)
+
+
+_RANGES: Mapping[str, tuple[int, int]] = {
+    "vocabulary_size": (1, 1 << 31),
+    "documents": (0, 1 << 62),
+    "documents_per_shard": (1, 1 << 62),
+    "bytes_per_shard": (1, 1 << 62),
+    "shards": (0, 1 << 62),
+    "draws": (1, LARGEST_COUNT + 1),
+    "seed": (-(1 << 63), (1 << 63) - 1),
+    "max_length": (3, LARGEST_COUNT),
+    "max_count": (0, LARGEST_COUNT),
+}
+"""Of the numbers of an identity, both ends included."""
+_NAMES: Mapping[str, tuple[Any, ...]] = {
+    "schema_version": VERSIONS,
+    "whole_word": (True,),
+    "log_prob_dtype": ("float16",),
+    "replacement": ("bert", "mask"),
+    "packing": ("across", "document", "best_fit"),
+    "targets": ("top", "sampled"),
+    "dtype": ("float32", "bfloat16"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,12 +204,20 @@ class Manifest:
     @property
     def missing(self) -> tuple[int, ...]:
         """Numbers of the shards that are not listed, ascending."""
-        return tuple(sorted(set(range(self.identity.num_shards)) - {entry.shard for entry in self.shards}))
+        return tuple(self._missing())
+
+    def _missing(self) -> Iterator[int]:
+        listed = {entry.shard for entry in self.shards}
+        return (shard for shard in range(self.identity.num_shards) if shard not in listed)
 
     @property
     def complete(self) -> bool:
         """Whether every shard is listed."""
-        return not self.missing
+        return self._first_missing is None
+
+    @property
+    def _first_missing(self) -> int | None:
+        return next(self._missing(), None)
 
     @property
     def hash(self) -> str:
@@ -152,9 +227,9 @@ class Manifest:
 
     def require_complete(self) -> "Manifest":
         """Returns itself, or raises RecordError naming the first shard that is not listed."""
-        if self.missing:
+        if (first := self._first_missing) is not None:
             raise RecordError(
-                f"{self.folder / entry_name(self.missing[0])}: found {len(self.shards)} finished shards,"
+                f"{self.folder / entry_name(first)}: found {len(self.shards)} finished shards,"
                 f" expected {self.identity.num_shards}; run `mergedistill predict` again to complete the folder"
             )
         return self
@@ -191,6 +266,16 @@ def _told(value: Identity | ShardEntry) -> dict[str, Any]:
     return {field.name: found for field, found in fields if not field.metadata or found != field.default}
 
 
+def _written(identity: Identity) -> dict[str, Any]:
+    """The fields of manifest.json: all but those that are told where they are set alone."""
+    told = _told(identity)
+    return {
+        field.name: getattr(identity, field.name)
+        for field in dataclasses.fields(identity)
+        if field.metadata != TOLD_WHERE_SET or field.name in told
+    }
+
+
 def open_for_writing(folder: epath.PathLike, identity: Identity) -> Manifest:
     """Starts a record folder or resumes it.
 
@@ -202,13 +287,16 @@ def open_for_writing(folder: epath.PathLike, identity: Identity) -> Manifest:
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder):
         if not path.exists():
-            if any(folder.glob("shard-*")):
+            if names_in(folder, "shard-"):
                 raise RecordError(f"{path}: found shards but no manifest, expected an empty folder or a manifest")
-            write_sealed(path, dataclasses.asdict(identity))
+            write_sealed(path, _written(identity))
     manifest = read_manifest(folder)
     # An older folder is continued in its own layout.
     identity = dataclasses.replace(identity, schema_version=manifest.identity.schema_version)
-    require_equal(path, dataclasses.asdict(manifest.identity), dataclasses.asdict(identity))
+    expected = dataclasses.asdict(identity)
+    # What the text is divided by comes first: where it differs, so do `documents` and `shards`.
+    first = {field: expected[field] for field in ("documents_per_shard", "bytes_per_shard", "draws")}
+    require_equal(path, dataclasses.asdict(manifest.identity), first | expected)
     return manifest
 
 
@@ -233,7 +321,7 @@ def read_manifest(folder: epath.PathLike) -> Manifest:
     """
     folder = epath.Path(folder)
     identity = read_identity(folder)
-    names = sorted(path.name for path in folder.glob("shard-*.json"))
+    names = names_in(folder, "shard-", ".json")
     with ThreadPoolExecutor(_READERS) as pool:
         shards = tuple(pool.map(lambda name: read_entry(folder / name, identity), names))
     return Manifest(folder=folder, identity=identity, shards=shards)
@@ -241,15 +329,7 @@ def read_manifest(folder: epath.PathLike) -> Manifest:
 
 def read_identity(folder: epath.PathLike) -> Identity:
     """Reads manifest.json alone; raises as `read_manifest`."""
-    path = epath.Path(folder) / MANIFEST_NAME
-
-    def check(identity: Identity) -> None:
-        if identity.schema_version not in VERSIONS:
-            raise RecordError(
-                f"{path}: field schema_version: found {identity.schema_version}, expected one of {VERSIONS}"
-            )
-
-    return read_sealed(path, Identity, check)
+    return read_sealed(epath.Path(folder) / MANIFEST_NAME, Identity)
 
 
 def read_entry(path: epath.Path, identity: Identity) -> ShardEntry:

@@ -4,10 +4,9 @@ Without a teacher the shards hold masked text and gold labels alone: what a teac
 """
 
 import dataclasses
-import functools
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mergedistill_jax.configs.predict import PredictConfig
 from mergedistill_jax.configs.worker import Worker, parse_worker
@@ -15,13 +14,20 @@ from mergedistill_jax.corpus.packing import masked_records
 from mergedistill_jax.manifest import Identity, Manifest, ShardEntry, open_for_writing, read_manifest
 from mergedistill_jax.schema import Record
 from mergedistill_jax.teachers.buckets import expected_rows
-from mergedistill_jax.teachers.corpus_hashes import CorpusSummary, known_summary, summarise, write_summary
+from mergedistill_jax.teachers.corpus_hashes import (
+    CorpusSummary,
+    Division,
+    division_of,
+    known_summary,
+    summarise,
+    write_summary,
+)
 from mergedistill_jax.teachers.hub import Source, find_teacher
 from mergedistill_jax.teachers.inference import Teacher, predict_records
 from mergedistill_jax.teachers.loading import load_teacher, model_hash
 from mergedistill_jax.teachers.sharing import tell_missing, wait_until_complete, worker_of_job
+from mergedistill_jax.teachers.token_progress import TokenProgress
 from mergedistill_jax.teachers.writer import corpus_documents, write_missing_shards
-from mergedistill_jax.training.progress import Progress
 from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer, load_tokenizer
 
 
@@ -46,6 +52,11 @@ def predict(config: PredictConfig) -> Manifest:
     _write(config, manifest, corpus, tokenizer, teacher, worker)
     in_job = config.worker is None and worker.count > 1
     manifest = wait_until_complete(config.output) if in_job else read_manifest(config.output)
+    if manifest.complete and not manifest.records:
+        raise ValueError(
+            f"{manifest.folder}: found 0 records of {identity.documents:,} documents, expected at least one: nothing"
+            " was masked; give more text, more draws or a higher MaskingConfig.rate"
+        )
     print(_summary(manifest))
     if not manifest.complete:
         if worker.count == 1:
@@ -54,20 +65,26 @@ def predict(config: PredictConfig) -> Manifest:
     return manifest
 
 
+def _division(config: PredictConfig) -> Division:
+    return division_of(
+        documents_per_shard=config.documents_per_shard, bytes_per_shard=config.bytes_per_shard, draws=config.draws
+    )
+
+
 def _summary_of_corpus(config: PredictConfig) -> CorpusSummary:
     """Of the text that the folder was begun on, which writing will compare with; or else of the text as it is now."""
-    known = known_summary(config.output, _corpus_name(config), config.documents_per_shard)
+    known = known_summary(config.output, _corpus_name(config), _division(config))
     if known is not None:
         return known
     documents = _counted(corpus_documents(config.corpus, config.split))
-    summary = summarise(documents, config.documents_per_shard)
+    summary = summarise(documents, _division(config))
     if not summary.documents:
         raise ValueError(f"corpus {config.corpus}: split {config.split}: found 0 documents, expected at least one")
     return summary
 
 
 def _counted(documents: Iterable[str], every_s: float = 10.0) -> Iterator[str]:
-    """The documents, and how fast they come on standard error: how many there will be, nobody knows yet."""
+    """The documents, and how fast they come on standard error; how many there will be is not known yet."""
     began = printed = time.monotonic()
     for count, document in enumerate(documents, start=1):
         now = time.monotonic()
@@ -84,6 +101,7 @@ def _corpus_name(config: PredictConfig) -> str:
 def _identity(
     config: PredictConfig, source: Source | None, tokenizer: TeacherTokenizer, corpus: CorpusSummary
 ) -> Identity:
+    by_documents = -(-corpus.documents // config.documents_per_shard)
     return Identity(
         teacher=(config.name or source.name) if source else "",
         revision=source.revision if source else "",
@@ -96,6 +114,8 @@ def _identity(
         corpus_hash=corpus.hash,
         documents=corpus.documents,
         documents_per_shard=config.documents_per_shard,
+        bytes_per_shard=config.bytes_per_shard,
+        shards=0 if corpus.shards == by_documents else corpus.shards,
         rate=config.masking.rate,
         max_share=config.masking.bound,
         draws=config.draws,
@@ -120,27 +140,39 @@ def _write(
     teacher: Teacher | None,
     worker: Worker,
 ) -> None:
-    own = [shard for shard in range(manifest.identity.num_shards) if worker.owns(shard)]
     listed = [entry for entry in manifest.shards if worker.owns(entry.shard)]
     dataclasses.replace(manifest, shards=tuple(listed)).require_undamaged()
-    progress = Progress(len(own), "shard", "predict", start=len(listed))
-    written = 0
+    missing = [shard for shard in manifest.missing if worker.owns(shard)]
+    label = f"predict worker {worker}" if worker.count > 1 else "predict"
+    progress = TokenProgress(label, sum(corpus.bytes[shard] for shard in missing))
 
-    def report(entry: ShardEntry) -> None:
-        nonlocal written
-        written += entry.tokens
-        progress.update(1, tokens=written)
+    def records_of(documents: Sequence[str]) -> Iterable[Record]:
+        size = sum(len(document.encode()) for document in documents)
+        progress.begin_shard(size, size * _tokens_per_byte(documents[0], tokenizer) * config.draws)
+        return _records_of(config, tokenizer, teacher, documents, progress.add)
+
+    def report(_: ShardEntry) -> None:
+        progress.end_shard()
 
     documents = corpus_documents(config.corpus, config.split)
-    records_of = functools.partial(_records_of, config, tokenizer, teacher)
     write_missing_shards(manifest, documents, corpus, records_of, report, worker)
-    progress.close(tokens=written)
+    progress.close()
+
+
+def _tokens_per_byte(document: str, tokenizer: TeacherTokenizer, sample: int = 10_000) -> float:
+    """Of the first characters of a document: a first estimate."""
+    text = document[:sample]
+    return sum(len(ids) for ids, _ in tokenizer.encode_batch(text.split("\n"))) / max(len(text.encode()), 1)
 
 
 def _records_of(
-    config: PredictConfig, tokenizer: TeacherTokenizer, teacher: Teacher | None, documents: Sequence[str]
-) -> Iterable[Record]:
-    """The records of one shard's documents, made while they are asked for."""
+    config: PredictConfig,
+    tokenizer: TeacherTokenizer,
+    teacher: Teacher | None,
+    documents: Sequence[str],
+    on_tokens: Callable[[int], None],
+) -> Iterator[Record]:
+    """The records of one shard's documents, made while they are asked for; tells how many tokens are done."""
     records = masked_records(
         documents,
         tokenizer,
@@ -150,8 +182,11 @@ def _records_of(
         packing=config.packing,
     )
     if teacher is None:
-        return records
-    return predict_records(
+        for record in records:
+            on_tokens(len(record.input_ids))
+            yield record
+        return
+    yield from predict_records(
         teacher,
         records,
         k=config.k,
@@ -161,6 +196,7 @@ def _records_of(
         rows=expected_rows(config.batch_size, config.max_length, config.masking.rate),
         dtype=config.dtype,
         sampling=config.sampling,
+        on_tokens=on_tokens,
     )
 
 

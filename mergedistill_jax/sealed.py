@@ -17,6 +17,8 @@ FIELDS_CHECKSUM = "fields_checksum"
 """Its field: blake2b-128, hexadecimal, of the file without this field's line."""
 ADDED = {"added": True}
 """Metadata of a dataclass's field that files written before it existed lack: they are read with its default."""
+TOLD_WHERE_SET = {"added": True, "told": "where set"}
+"""The same of a field that is written only where it has another value than its default."""
 
 
 def write_sealed(path: epath.PathLike, fields: Mapping[str, Any]) -> None:
@@ -80,7 +82,10 @@ def _of_fields(path: epath.Path, cls: type, fields: Mapping[str, Any]) -> Any:
         if field.name in found and type(fields[field.name]) not in accepted:
             kind = getattr(field.type, "__name__", field.type)
             raise RecordError(f"{path}: field {field.name}: found {fields[field.name]!r}, expected {kind}")
-    return cls(**{name: fields[name] for name in found})
+    try:
+        return cls(**{name: fields[name] for name in found})
+    except ValueError as error:  # a value that the class refuses by its field's name
+        raise RecordError(f"{path}: {error}") from error
 
 
 def _plain(kind: Any) -> Any:

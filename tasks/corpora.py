@@ -7,6 +7,7 @@ corpus is needed (see gin/runs/):
 """
 
 import functools
+import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -71,8 +72,6 @@ def add_files(
     Raises:
         CorpusError: no file fits a pattern, or the format is unknown.
     """
-    import tensorflow as tf
-
     from mergedistill_jax.corpus import sources
 
     shares = SPLITS if splits is None else splits
@@ -82,7 +81,7 @@ def add_files(
         raise sources.CorpusError(f"{name}: {error}") from error
     found = []
     for pattern in files:
-        matches = sorted(tf.io.gfile.glob(pattern))
+        matches = _files_of(pattern)
         if not matches:
             raise sources.CorpusError(f"{pattern}: found no file, expected text of the corpus {name}")
         found.extend(matches)
@@ -217,3 +216,14 @@ def _grammar_documents(language: str, ranges: Mapping[str, tuple[int, int]], spl
     start, stop = ranges[split]
     for document in grammars.documents(language, seed=0, start=start, count=stop - start):
         yield "\n".join(sentence.text for sentence in document)
+
+
+def _files_of(pattern: str) -> list[str]:
+    """The files that fit a pattern, sorted. What exists under its own name is none: `[a].txt`, or `[a]` in `[a]/*`."""
+    literal, rest = pattern, ""
+    while literal and not tf.io.gfile.exists(literal):
+        literal, slash, last = literal.rpartition("/")
+        rest = f"{slash}{last}{rest}"
+    if not rest:
+        return [literal]
+    return sorted(tf.io.gfile.glob(glob.escape(literal) + rest))

@@ -12,9 +12,9 @@ from mergedistill_jax.configs.masking import MaskingConfig
 from mergedistill_jax.configs.optimizer import AdamWConfig
 from mergedistill_jax.configs.predict import PredictConfig
 from mergedistill_jax.configs.schedules import LearningRate
+from mergedistill_jax.configs.splits import Split
 from mergedistill_jax.configs.train import TrainConfig
 from mergedistill_jax.configs.vocab import UnionConfig, VocabConfig
-from mergedistill_jax.corpus.sources import Split
 from mergedistill_jax.predict import predict
 from mergedistill_jax.vocab import vocab
 from tasks.corpora import add_files

@@ -1,5 +1,6 @@
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -8,7 +9,7 @@ import time
 import pytest
 
 from mergedistill_jax import files
-from mergedistill_jax.files import exclusive, remove_left_behind, temporary_path, write_atomically
+from mergedistill_jax.files import exclusive, names_in, remove_left_behind, temporary_path, write_atomically
 
 
 def test_a_file_takes_its_place_whole(tmp_path):
@@ -61,6 +62,55 @@ def test_what_dead_processes_left_behind_goes_and_nothing_else_does(tmp_path):
         os.utime(tmp_path / name, (day_ago, day_ago))
     assert remove_left_behind(tmp_path) == sorted([dead, gone, oldest])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
+NAMES = ["plain", "a[b]", "a[b", "st*r", "what?", "a b", "#1", "100%", "-v", "[!x]", "{a}", "a\\b", "ä"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_a_folder_are_found_whatever_it_is_called(tmp_path, name):
+    folder = tmp_path / name
+    assert names_in(folder) == []
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    for file in ("shard-1.json", "shard-0.json", "shard-0.tfrecord", "ashard-0.json", ".shard-0.json"):
+        (folder / file).touch()
+    for found in (folder, tmp_path / "link"):
+        assert names_in(found, "shard-", ".json") == ["shard-0.json", "shard-1.json"]
+        assert names_in(found, end=".tfrecord") == ["shard-0.tfrecord"]
+        assert len(names_in(found)) == 5
+    assert names_in(folder / "shard-0.json") == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_new_process_removes_what_a_killed_one_left_in_a_folder_that_it_writes_into(tmp_path, name):
+    """Files and folders, of the same target and of others; not those of a process that lives."""
+    folder = tmp_path / name
+    folder.mkdir()
+    code = (
+        "import os, signal, sys; from mergedistill_jax.files import temporary_path\n"
+        "temporary_path(sys.argv[1] + '/a.json').write_bytes(b'half')\n"
+        "temporary_path(sys.argv[1] + '/b.json').write_bytes(b'half')\n"
+        "temporary_path(sys.argv[1] + '/model').mkdir()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(folder)], check=False)  # noqa: S603 - this file's own program
+    assert killed.returncode == -signal.SIGKILL
+    living = temporary_path(tmp_path / "elsewhere" / "c.json").name.replace(f".{os.getpid()}.", f".{os.getppid()}.")
+    (folder / living).touch()
+    assert len(list(folder.iterdir())) == 4
+    write_atomically(folder / "a.json", b"whole")
+    assert sorted(path.name for path in folder.iterdir()) == sorted([living, "a.json"])
+
+
+def test_a_folder_of_many_files_is_looked_through_once(tmp_path, monkeypatch):
+    """Not for every file that is written into it: a folder of records has tens of thousands."""
+    looked = []
+    found = files.remove_left_behind
+    monkeypatch.setattr(files, "remove_left_behind", lambda folder: looked.append(folder) or found(folder))
+    for number in range(5):
+        write_atomically(tmp_path / f"{number}.json", b"")
+    assert looked == [str(tmp_path)]
 
 
 def test_a_folder_is_held_by_one_at_a_time(tmp_path):

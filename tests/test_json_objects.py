@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.json_objects import naming, object_of, read_json, read_object
-from mergedistill_jax.models.encoder import EncoderConfig
 from mergedistill_jax.stage_log import StageTime, read_stage_time, read_stage_times, write_stage_time
 
 

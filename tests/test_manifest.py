@@ -3,6 +3,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import resource
@@ -14,7 +15,11 @@ from etils import epath
 from test_schema import LAYOUT, assert_same, make_record
 
 from mergedistill_jax import shards
+from mergedistill_jax.configs.masking import REPLACEMENTS
+from mergedistill_jax.configs.predict import DTYPES, PACKINGS
+from mergedistill_jax.configs.sampling import TARGETS
 from mergedistill_jax.manifest import (
+    _NAMES,
     Identity,
     ShardEntry,
     add_shard,
@@ -25,6 +30,7 @@ from mergedistill_jax.manifest import (
     write_shard,
 )
 from mergedistill_jax.schema import RecordError
+from mergedistill_jax.sealed import write_sealed
 
 
 def make_identity(**changes):
@@ -138,7 +144,7 @@ def test_resuming_needs_the_same_identity_and_names_the_field(tmp_path):
     write_folder(tmp_path)
     before = bytes_of(tmp_path)
     assert len(open_for_writing(tmp_path, make_identity()).shards) == 2
-    for field, value in {"k": 4, "weights_hash": "zz", "seed": 7, "rate": 0.3, "corpus_hash": "zz"}.items():
+    for field, value in {"k": 4, "weights_hash": "zz", "seed": 7, "rate": 0.1, "corpus_hash": "zz"}.items():
         with pytest.raises(RecordError, match=f"field {field}: found .*, expected {value!r}"):
             open_for_writing(tmp_path, make_identity(**{field: value}))
     assert bytes_of(tmp_path) == before
@@ -259,7 +265,7 @@ def with_gold(seed, words, log_probs):
 
 
 def test_the_manifest_stands_on_disk_as_documented_by_its_dataclasses(tmp_path):
-    open_for_writing(epath.Path(tmp_path), make_identity())
+    open_for_writing(epath.Path(tmp_path), make_identity(bytes_per_shard=99, shards=3))
     write_shard(epath.Path(tmp_path), 0, [with_gold(0, 2, [-1.0, -2.0, -0.5])], LAYOUT)
     for name, cls in (("manifest.json", Identity), ("shard-00000.json", ShardEntry)):
         found = json.loads((tmp_path / name).read_text())
@@ -370,11 +376,20 @@ def test_a_flipped_digit_of_a_count_names_the_file(tmp_path):
         path.write_text(text)
 
 
-OTHER = {str: "other", int: 5, float: 0.25}
-
-
-def other_than(value):
-    return not value if isinstance(value, bool) else OTHER[type(value)]
+OTHER = {str: "other", int: 5, float: 0.25, bool: True}
+"""Another value of a field by its type."""
+OTHER_OF = {
+    "rate": 0.1,
+    "replacement": "mask",
+    "packing": "document",
+    "dtype": "bfloat16",
+    "vocabulary_size": 999,
+    "shards": 7,
+    "whole_word": False,
+}
+"""And of those that take some values alone."""
+FIXED = ("schema_version", "whole_word", "log_prob_dtype")
+"""Fields that an identity of this program cannot have otherwise, but a file may."""
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Identity)])
@@ -382,13 +397,107 @@ def test_a_folder_of_any_other_identity_is_refused_by_the_field(tmp_path, field)
     """Also of fields that are yet to come: whatever decides the bytes must be compared."""
     write_folder(tmp_path)
     value = getattr(make_identity(), field)
-    changed = dataclasses.replace(make_identity(), **{field: other_than(value)})
-    if field == "schema_version":
-        edit = json.loads((tmp_path / "manifest.json").read_text()) | {field: other_than(value)}
+    other = {field: OTHER_OF.get(field, OTHER[type(value)])}
+    if field in ("targets", "samples"):
+        other = {"targets": "sampled", "samples": 5}
+        write_folder(tmp_path / "deep", **({} if field == "targets" else other | {"samples": 4}))
+        with pytest.raises(RecordError, match=rf"manifest\.json: field {field}: found .*, expected"):
+            open_for_writing(tmp_path / "deep", make_identity(**other))
+        return
+    if field in FIXED:
+        edit = json.loads((tmp_path / "manifest.json").read_text()) | other
         (tmp_path / "manifest.json").write_text(json.dumps(edit))
-        changed = make_identity()
+        other = {}
+    changed = dataclasses.replace(make_identity(), **other)
     with pytest.raises(RecordError, match=rf"manifest\.json: field {field}: found .*, expected"):
         open_for_writing(tmp_path, changed)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"documents_per_shard": 0}, "documents_per_shard: found 0, expected from 1 to"),
+        ({"documents_per_shard": -1}, "documents_per_shard: found -1"),
+        ({"documents": -5}, "documents: found -5"),
+        ({"documents": 10**400}, "documents: found 1000"),
+        ({"bytes_per_shard": 0}, "bytes_per_shard: found 0"),
+        ({"shards": 1}, "shards: found 1, expected from 2 to 20 documents"),
+        ({"shards": 21}, "shards: found 21"),
+        ({"max_length": 0}, "max_length: found 0, expected from 3 to 65535"),
+        ({"max_length": 2}, "max_length: found 2"),
+        ({"max_length": 10**9}, "max_length: found 1000000000"),
+        ({"max_length": 4}, r"max_share: found 0\.2 of sequences of 4 tokens, expected at least one position"),
+        ({"max_share": 0.0}, r"max_share: found 0\.0 at a rate of 0\.15"),
+        ({"max_share": 10**9}, "max_share: found 1000000000 at"),
+        ({"max_share": math.nan}, "max_share: found nan"),
+        ({"rate": 0.0}, "max_share: found .* at a rate of 0"),
+        ({"rate": math.inf}, "max_share: found .* at a rate of inf"),
+        ({"max_count": -1}, "max_count: found -1"),
+        ({"draws": 0}, "draws: found 0"),
+        ({"draws": 65_537}, "draws: found 65537"),
+        ({"seed": 1 << 63}, "seed: found"),
+        ({"vocabulary_size": 0}, "vocabulary_size: found 0"),
+        ({"vocabulary_size": 1 << 32}, "vocabulary_size: found"),
+        ({"k": -1}, "k: found -1, expected from 0 to vocabulary_size=1000"),
+        ({"k": 1001}, "k: found 1001"),
+        ({"targets": "best"}, r"targets: found 'best', expected one of \('top', 'sampled'\)"),
+        ({"targets": "sampled"}, "samples: found 0 of targets 'sampled', expected from 1 to 8"),
+        ({"samples": 3}, "samples: found 3 of targets 'top', expected from 0 to 0"),
+        ({"packing": "none"}, "packing: found 'none'"),
+        ({"dtype": "int8"}, "dtype: found 'int8'"),
+        ({"replacement": ""}, "replacement: found ''"),
+        ({"whole_word": False}, "whole_word: found False, expected True"),
+        ({"log_prob_dtype": "float32"}, "log_prob_dtype: found 'float32', expected 'float16'"),
+    ],
+)
+def test_an_impossible_number_or_name_is_refused_by_the_field(tmp_path, change, told):
+    """Whoever writes the file: its checksum is right."""
+    fields = {"schema_version": 2, **dataclasses.asdict(make_identity()), **change}
+    write_sealed(tmp_path / "manifest.json", fields)
+    with pytest.raises(RecordError, match=rf"manifest\.json: field {told}") as error:
+        read_manifest(tmp_path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=f"^field {told}"):
+        make_identity(**change)
+
+
+@pytest.mark.parametrize("count", [{"documents": 10**12}, {"documents": 10**12, "shards": 10**12}])
+def test_a_folder_of_very_many_shards_is_refused_at_once(tmp_path, count):
+    """Neither memory nor time grows with what a manifest claims."""
+    write_sealed(tmp_path / "manifest.json", dataclasses.asdict(make_identity(documents_per_shard=1, **count)))
+    manifest = read_manifest(tmp_path)
+    assert not manifest.complete
+    with pytest.raises(RecordError, match=r"shard-00000\.json: found 0 finished shards, expected 1000000000000"):
+        manifest.require_complete()
+
+
+def test_what_the_bounds_of_shards_do_not_change_is_told_as_before(tmp_path):
+    """Folders whose shards end by number of documents have the bytes and the hash that they always had."""
+    write_folder(tmp_path)
+    assert not {"bytes_per_shard", "shards"} & set(json.loads((tmp_path / "manifest.json").read_text()))
+    write_folder(tmp_path / "bytes", bytes_per_shard=99)
+    assert json.loads((tmp_path / "bytes/manifest.json").read_text())["bytes_per_shard"] == 99
+    whole, other = read_manifest(tmp_path), read_manifest(tmp_path / "bytes")
+    assert whole.hash != other.hash
+
+
+def test_as_many_shards_as_the_manifest_tells_make_a_folder_complete(tmp_path):
+    open_for_writing(tmp_path, make_identity(shards=7))
+    for shard in range(5):
+        write_shard(tmp_path, shard, [make_record(seed=shard)], LAYOUT)
+    assert read_manifest(tmp_path).missing == (5, 6)
+    write_shard(tmp_path, 6, [make_record()], LAYOUT)
+    with pytest.raises(RecordError, match=r"shard-00005\.json: found 6 finished shards, expected 7"):
+        read_manifest(tmp_path).require_complete()
+    write_shard(tmp_path, 5, [make_record()], LAYOUT)
+    assert read_manifest(tmp_path).require_complete().identity.num_shards == 7
+
+
+def test_the_names_that_a_manifest_may_hold_are_those_that_the_stages_take():
+    assert _NAMES["replacement"] == REPLACEMENTS
+    assert _NAMES["packing"] == PACKINGS
+    assert _NAMES["targets"] == TARGETS
+    assert set(_NAMES["dtype"]) == set(DTYPES)
 
 
 def some_records(shard):

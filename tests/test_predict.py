@@ -1,8 +1,11 @@
 import bz2
 import dataclasses
 import gzip
+import itertools
 import json
 import lzma
+import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +19,18 @@ from scipy.special import log_softmax
 from mergedistill_jax import cli
 from mergedistill_jax.configs.masking import MaskingConfig
 from mergedistill_jax.configs.predict import PredictConfig
-from mergedistill_jax.corpus.sources import Split
-from mergedistill_jax.manifest import read_manifest, read_records
+from mergedistill_jax.configs.splits import Split
+from mergedistill_jax.configs.verify import VerifyConfig
+from mergedistill_jax.manifest import BYTES_PER_SHARD, read_manifest, read_records
 from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.models.huggingface import load_masked_lm
 from mergedistill_jax.models.huggingface_weights import WEIGHTS_FILE
 from mergedistill_jax.predict import predict
 from mergedistill_jax.schema import Layout, RecordError
-from mergedistill_jax.teachers import sharing
+from mergedistill_jax.sealed import write_sealed
+from mergedistill_jax.teachers import sharing, token_progress
 from mergedistill_jax.teachers.buckets import pad_batch
+from mergedistill_jax.verify import verify
 from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
 from tasks import corpora
 
@@ -132,6 +138,7 @@ def others(tmp_path_factory):
         ({"max_length": 24}, "max_length"),
         ({"draws": 3}, "draws"),
         ({"documents_per_shard": 2}, "documents_per_shard"),
+        ({"bytes_per_shard": 4_000_000}, "bytes_per_shard"),
         ({"masking": MaskingConfig(rate=0.2, max_share=0.25, seed=1)}, "seed"),
         ({"masking": MaskingConfig(rate=0.1, max_share=0.25)}, "rate"),
         ({"dtype": "bfloat16"}, "dtype"),
@@ -329,6 +336,8 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, teachers):
         ({"teacher": "a", "tokenizer": "b"}, r"PredictConfig\.tokenizer: found 'b' beside a teacher"),
         ({"teacher": "a", "k": 0}, r"PredictConfig\.k: found 0"),
         ({"teacher": "a", "draws": 0}, r"PredictConfig\.draws: found 0"),
+        ({"teacher": "a", "bytes_per_shard": 0}, r"PredictConfig\.bytes_per_shard: found 0"),
+        ({"teacher": "a", "max_length": 3}, r"PredictConfig\.max_length: found 3 with MaskingConfig\.max_share=0\.25"),
         ({"teacher": "a", "documents_per_shard": 0}, r"PredictConfig\.documents_per_shard: found 0"),
         ({"teacher": "a", "batch_size": -1}, r"PredictConfig\.batch_size: found -1"),
         ({"teacher": "a", "max_length": 2}, r"PredictConfig\.max_length: found 2, expected at least 3"),
@@ -352,7 +361,7 @@ def test_it_says_what_it_does_and_what_comes_next(tmp_path, teachers, capsys):
     assert f"sequences {tokens / (32 * manifest.records):.1%} full" in printed.out
     assert "next: mergedistill verify" in printed.out
     assert "worker" not in printed.out
-    assert "4/4 shard" in printed.err
+    assert re.fullmatch(rf"predict {tokens:,} tokens, [\d,]+ tokens/s, took \d:\d\d\n", printed.err)
 
 
 def test_workers_share_a_folder_and_say_what_the_others_owe(tmp_path, written, teachers, capsys):
@@ -366,7 +375,7 @@ def test_workers_share_a_folder_and_say_what_the_others_owe(tmp_path, written, t
         " 2 of worker 0/3 (first shard-00000.json), 1 of worker 2/3 (first shard-00002.json)"
     ) in printed.out
     assert "next:" not in printed.out
-    assert "1/1 shard" in printed.err
+    assert re.search(r"^predict worker 1/3 [\d,]+ tokens, .* took \d:\d\d$", printed.err, re.MULTILINE)
     with pytest.raises(RecordError, match=r"shard-00000\.json: found 1 finished shards, expected 4"):
         first.require_complete()
     assert not predict(config_of(folder, teachers["en"], worker="2/3")).complete
@@ -453,3 +462,105 @@ def test_a_stage_counts_as_done_when_the_last_worker_is(tmp_path, teachers, caps
     assert run(None).complete
     assert run(None) is None
     assert "--gin.WORKER='1/2'" in capsys.readouterr().out
+
+
+LONG = [
+    "\n".join(TEXTS["en"] * 3),
+    TEXTS["en"][0],
+    "\n".join(TEXTS["en"]),
+    TEXTS["en"][1].replace("\n", " ") * 9,
+    TEXTS["en"][2],
+]
+"""Documents that are longer than the shards below, one of them in a single paragraph."""
+
+
+@pytest.fixture
+def in_bytes():
+    """Settings under which bytes, and not documents, end the shards."""
+    corpora.add_corpus("predict_long", lambda _: iter(LONG), ["train"])
+    return {"corpus": "predict_long", "documents_per_shard": 100, "bytes_per_shard": 500, "draws": 2}
+
+
+def test_shards_that_bytes_end_hold_the_whole_text_and_are_the_same_for_any_number_of_workers(
+    tmp_path, teachers, in_bytes
+):
+    manifest = predict(config_of(tmp_path / "one", teachers["en"], **in_bytes))
+    assert manifest.identity.shards == manifest.identity.num_shards == len(manifest.shards) > 5
+    summary = json.loads((tmp_path / "one/corpus.json").read_text())
+    longest = max(len(text.encode()) for document in LONG for text in document.split("\n"))
+    assert sorted(summary["bytes"])[-2] <= 250 < longest == max(summary["bytes"])
+    assert sum(summary["bytes"]) > 0.98 * sum(len(document.encode()) for document in LONG)
+    for index in (2, 0, 1):
+        predict(config_of(tmp_path / "three", teachers["en"], **in_bytes, worker=f"{index}/3"))
+    assert bytes_of(tmp_path / "three") == bytes_of(tmp_path / "one")
+    for name in ("shard-00001", "shard-00004"):
+        (tmp_path / "three" / f"{name}.json").unlink()
+    predict(config_of(tmp_path / "three", teachers["en"], **in_bytes))
+    assert bytes_of(tmp_path / "three") == bytes_of(tmp_path / "one")
+    corpus = lambda language: "predict_long"  # noqa: ARG005, E731 - what a gin file gives
+    settings = {"folder": str(tmp_path / "one"), "teacher": str(teachers["en"]), "corpus": corpus}
+    (report,) = verify(VerifyConfig(**settings, remasked_shards=99))
+    assert (report.sound, report.remasked_shards) == (True, len(manifest.shards))
+
+
+def test_the_same_words_are_hidden_however_the_text_is_divided(tmp_path, teachers, in_bytes):
+    """Teachers of one language are comparable shard by shard because the division does not ask the tokenizer."""
+    masking = MaskingConfig(rate=0.2, max_share=1.0)
+    words = [
+        sum(entry.masked_words or 0 for entry in predict(config_of(tmp_path / name, teachers["en"], **settings)).shards)
+        for name, settings in {
+            "bytes": {**in_bytes, "masking": masking},
+            "whole": {**in_bytes, "masking": masking, "bytes_per_shard": 1 << 22},
+        }.items()
+    ]
+    assert words[0] == words[1] > 50
+
+
+def test_other_text_bounds_are_another_folder(tmp_path, teachers, in_bytes):
+    predict(config_of(tmp_path, teachers["en"], **in_bytes))
+    before = bytes_of(tmp_path)
+    with pytest.raises(RecordError, match=r"manifest\.json: field bytes_per_shard: found 500, expected 600"):
+        predict(config_of(tmp_path, teachers["en"], **in_bytes | {"bytes_per_shard": 600}))
+    assert bytes_of(tmp_path) == before
+
+
+def test_a_summary_of_an_older_program_is_refused_by_name(tmp_path, written, teachers):
+    """It had no bytes: where its shards end would be a guess."""
+    folder = copy_of(written, tmp_path / "copy")
+    fields = {
+        "documents": 4,
+        "documents_per_shard": 1,
+        "hashes": json.loads((folder / "corpus.json").read_text())["hashes"],
+    }
+    write_sealed(folder / "corpus.json", fields)
+    with pytest.raises(RecordError, match=r"corpus\.json: fields \['bytes', 'documents', 'ends'.* missing or unknown"):
+        predict(config_of(folder, teachers["en"]))
+
+
+@pytest.mark.parametrize("teacher", [True, False])
+def test_progress_is_told_in_tokens_within_a_shard(tmp_path, teachers, monkeypatch, capsys, teacher):
+    """One shard alone; the clock goes on a minute whenever it is looked at."""
+    corpora.add_corpus("predict_long", lambda _: iter(LONG * 9), ["train"])
+    ticks = itertools.count(1000.0, 60.0)
+    monkeypatch.setattr(token_progress, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
+    given = {"tokenizer": None} if teacher else {"tokenizer": str(teachers["en"])}
+    changes = {"corpus": "predict_long", "documents_per_shard": 1000, "worker": "0/1"} | given
+    manifest = predict(config_of(tmp_path, teachers["en"] if teacher else None, **changes))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(manifest.shards) == 1
+    assert len(lines) > 5
+    pattern = re.compile(r"predict ([\d,]+) tokens, [\d,]+ tokens/s, (\d+)% of the text, ([\d:]+) left")
+    told = [pattern.fullmatch(line) for line in lines[:-1]]
+    assert all(told)
+    tokens = [int(match[1].replace(",", "")) for match in told if match]
+    shares = [int(match[2]) for match in told if match]
+    assert tokens == sorted(tokens)
+    assert tokens[-1] == manifest.shards[0].tokens
+    assert shares == sorted(shares)
+    middle = len(told) // 2
+    assert abs(shares[middle] - 100 * tokens[middle] / tokens[-1]) < 25  # from a sample of the first document
+    assert re.fullmatch(rf"predict {tokens[-1]:,} tokens, [\d,]+ tokens/s, took [\d:]+", lines[-1])
+
+
+def test_the_default_bound_of_shards_is_that_of_a_manifest_without_one():
+    assert PredictConfig(output="", corpus="", split="", language="", teacher="a").bytes_per_shard == BYTES_PER_SHARD

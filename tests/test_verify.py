@@ -19,7 +19,7 @@ from mergedistill_jax.evaluation.replay import sample_numbers
 from mergedistill_jax.manifest import entry_name, read_manifest, read_records, shard_name, write_shard
 from mergedistill_jax.models.huggingface_weights import WEIGHTS_FILE
 from mergedistill_jax.predict import predict
-from mergedistill_jax.schema import Layout, RecordError
+from mergedistill_jax.schema import NO_MASS, Layout, RecordError
 from mergedistill_jax.sealed import FIELDS_CHECKSUM, write_sealed
 from mergedistill_jax.shards import file_checksum
 from mergedistill_jax.teachers.loading import model_hash
@@ -734,3 +734,71 @@ def test_another_revision_of_the_hub_is_refused_by_name(folder, teachers, tmp_pa
     mismatched(folder, rf"manifest\.json: field revision: found '{OLD}', expected '{NEW}'", "some/bert")
     edit(folder / "manifest.json", revision=NEW)
     assert verify(config)[0].replay
+
+
+def sure(token, nats):
+    """Gives one token so many nats more than it had."""
+
+    def changed(tensors):
+        bias = tensors["cls.predictions.bias"].copy()
+        bias[token] += nats
+        return tensors | {"cls.predictions.bias": bias}
+
+    return changed
+
+
+@pytest.mark.parametrize("nats", [7e4, 2e5, 1e8])
+@pytest.mark.parametrize("targets", ["top", "sampled"])
+def test_what_is_below_half_precision_is_stored_as_its_lowest_number(tmp_path, teachers, nats, targets):
+    """A teacher that is very sure: predict writes nothing that verify, or half precision, cannot read."""
+    teacher = str(broken_copy(teachers["en"], tmp_path / "sure", sure(7, nats)))
+    folder = predicted(tmp_path / "records", teacher=teacher, targets=targets)
+    assert min(record.top_log_probs.min() for record in records_of(folder)) == NO_MASS
+    (report,) = verify(VerifyConfig(folder=str(folder), teacher=teacher, corpus=text_again))
+    assert report.sound
+    assert report.replay.largest_difference == 0.0
+
+
+def test_what_no_number_tells_from_what_is_no_token_is_refused(tmp_path, teachers):
+    teacher = str(broken_copy(teachers["en"], tmp_path / "sure", sure(7, 1e12)))
+    with pytest.raises(ValueError, match=r"field log_probs: found numbers that are not finite, or below -5e\+08"):
+        predicted(tmp_path / "records", teacher=teacher)
+
+
+def test_all_tokens_as_candidates_of_a_teacher_that_knows_nothing(tmp_path, teachers):
+    """Every log-probability is the same, and rounded the same way."""
+    flat = lambda tensors: {name: np.zeros_like(tensor) for name, tensor in tensors.items()}  # noqa: E731
+    teacher = str(broken_copy(teachers["en"], tmp_path / "flat", flat))
+    count = len(load_tokenizer(teacher).tokens)
+    folder = predicted(tmp_path / "records", teacher=teacher, k=count)
+    (report,) = verify(VerifyConfig(folder=str(folder), teacher=teacher))
+    assert report.sound
+
+
+@pytest.mark.parametrize("packing", ["across", "document", "best_fit"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_length": 3, "masking": MaskingConfig(rate=0.5, max_share=1.0)},
+        {"max_length": 4, "masking": MaskingConfig(rate=0.5, max_share=0.5)},
+        {"max_length": 5, "masking": MaskingConfig(rate=0.9, max_share=1.0), "draws": 3},
+        {"max_length": 5, "masking": MaskingConfig(rate=0.25, max_share=0.25, cover=True), "draws": 4},
+        {"masking": MaskingConfig(rate=0.2, max_count=1, replacement="mask")},
+    ],
+)
+def test_what_predict_writes_with_settings_at_their_edges_is_sound(tmp_path, teachers, packing, changes):
+    folder = predicted(tmp_path / "records", teacher=str(teachers["en"]), packing=packing, **changes)
+    settings = {"folder": str(folder), "teacher": str(teachers["en"]), "corpus": text_again}
+    (report,) = verify(VerifyConfig(**settings, remasked_shards=99))
+    assert report.sound
+
+
+@pytest.mark.parametrize("texts", [["a"], ["a b", "c"], [" ", "\n \n"], ["\u200b", "..."]])
+def test_a_folder_without_a_record_is_refused_when_it_is_made(tmp_path, teachers, texts):
+    """verify and train would refuse it: predict says so, and says why."""
+    corpus = corpora.add_corpus("verify_little", lambda _: iter(texts), ["train"])
+    changes = {"corpus": corpus, "masking": MaskingConfig(rate=0.001, max_share=0.5), "draws": 1}
+    with pytest.raises(
+        ValueError, match=r"records: found 0 records of \d documents, expected at least one: nothing was"
+    ):
+        predicted(tmp_path / "records", teacher=str(teachers["en"]), **changes)

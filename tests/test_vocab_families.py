@@ -5,19 +5,24 @@ import json
 
 import numpy as np
 import pytest
+from mergedistill_jax.training.optimizer import AdamWConfig
+from mergedistill_jax.training.schedules import LearningRate
 from published_folders import fairseq_model, modernbert_json, unigram_json, write
 from small_merge import MODEL
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizer, RobertaConfig, RobertaForMaskedLM
 
-from mergedistill_jax.export import ExportConfig, export
+from mergedistill_jax.configs.export import ExportConfig
+from mergedistill_jax.configs.predict import PredictConfig
+from mergedistill_jax.configs.train import TrainConfig
+from mergedistill_jax.configs.verify import VerifyConfig
+from mergedistill_jax.configs.vocab import UnionConfig, VocabConfig
+from mergedistill_jax.export import export
 from mergedistill_jax.manifest import read_manifest, read_records
-from mergedistill_jax.predict import PredictConfig, predict
-from mergedistill_jax.train import TrainConfig, train
-from mergedistill_jax.training.optimizer import AdamWConfig
-from mergedistill_jax.training.schedules import LearningRate
-from mergedistill_jax.verify import VerifyConfig, verify
-from mergedistill_jax.vocab import UnionConfig, VocabConfig, vocab
+from mergedistill_jax.predict import predict
+from mergedistill_jax.train import train
+from mergedistill_jax.verify import verify
+from mergedistill_jax.vocab import vocab
 from mergedistill_jax.vocabulary.canonical import piece_bytes
 from mergedistill_jax.vocabulary.folder import read_vocabulary
 from mergedistill_jax.vocabulary.id_map import DROPPED

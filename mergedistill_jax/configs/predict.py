@@ -32,7 +32,9 @@ class PredictConfig:
         max_length: tokens of a sequence, [CLS] and [SEP] included.
         packing: which pieces make a sequence, one of PACKINGS in corpus/packing.py.
         draws: how many different masks of every sequence.
-        documents_per_shard: what is computed, and lost by a crash, at a time.
+        documents_per_shard: most documents of a shard: of what is computed, and lost by a crash, at a time.
+        bytes_per_shard: most bytes of its text in UTF-8, times `draws`; a token has about four. A document that alone
+            has more is divided between paragraphs.
         batch_size: sequences of max_length in a batch of each device; of shorter ones there are more.
         dtype: of the teacher's matrix products, "float32" or, faster and smaller, "bfloat16".
         worker: "i/n", where n processes share the folder: this one writes the shards s with s % n = i. By default the
@@ -54,6 +56,7 @@ class PredictConfig:
     draws: int = 1
     masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
     documents_per_shard: int = 1000
+    bytes_per_shard: int = 1 << 22
     batch_size: int = 32
     dtype: str = "float32"
     worker: str | None = None
@@ -67,7 +70,7 @@ class PredictConfig:
             )
         if self.teacher is not None and self.k < 1:
             raise ValueError(f"PredictConfig.k: found {self.k}, expected at least 1")
-        for field in ("draws", "documents_per_shard", "batch_size"):
+        for field in ("draws", "documents_per_shard", "bytes_per_shard", "batch_size"):
             if getattr(self, field) < 1:
                 raise ValueError(f"PredictConfig.{field}: found {getattr(self, field)}, expected at least 1")
         if self.max_length < 3:  # [CLS], a piece, [SEP]
@@ -78,6 +81,11 @@ class PredictConfig:
         if self.teacher is None and self.sampling is not None:
             raise ValueError("PredictConfig.targets: found 'sampled' without a teacher, expected 'top'")
         self.masking.require_draws(self.draws, self.max_length)
+        if self.masking.max_predictions(self.max_length) < 1:
+            raise ValueError(
+                f"PredictConfig.max_length: found {self.max_length} with MaskingConfig.max_share={self.masking.bound},"
+                " expected room for at least one masked position"
+            )
         if self.worker is not None:
             parse_worker(self.worker)
 

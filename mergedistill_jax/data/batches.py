@@ -250,7 +250,14 @@ class _Reader:
             places = np.flatnonzero(sources == source)
             serialized = self.files[source].read(numbers[places])
             rows = decode_records(serialized, self._sources[source].layout)
-            fill_rows(batch, places, self._to_student[source](rows), source)
+            try:
+                fill_rows(batch, places, self._to_student[source](rows), source)
+            except IndexError as error:  # an array of the manifest's sizes has no room for what a record holds
+                raise RecordError(
+                    f"{shape.folders[source]}: found a record beyond its manifest.json, expected ids below"
+                    f" {len(self._sources[source].id_map.labels)}, at most {shape.max_length} tokens and"
+                    f" {shape.max_predictions} masked positions; `mergedistill verify` names it"
+                ) from error
         return batch
 
 

@@ -34,7 +34,7 @@ from mergedistill_jax.manifest import MANIFEST_NAME, Manifest, ShardEntry, entry
 from mergedistill_jax.schema import RecordError
 
 COMPARABLE = (
-    *("corpus_hash", "documents", "documents_per_shard"),
+    *("corpus_hash", "documents", "documents_per_shard", "bytes_per_shard"),
     *("seed", "rate", "max_share", "draws", "replacement", "cover", "max_count"),
 )
 """What records must have in common so that a shard means the same words to every teacher."""

@@ -1,6 +1,7 @@
 """Record folders as SeqIO tasks in the student's ids: the id map is applied while reading, nothing is re-masked."""
 
 import dataclasses
+import glob
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
@@ -42,7 +43,7 @@ class RecordSource(seqio.FileDataSource):
             raise schema.RecordError(f"{manifest.folder}: found 0 records, expected at least one")
         super().__init__(
             read_file_fn=tf.data.TFRecordDataset,
-            split_to_filepattern={SPLIT: files},
+            split_to_filepattern={SPLIT: [glob.escape(file) for file in files]},  # SeqIO expands `[`, `*` and `?`
             num_input_examples={SPLIT: manifest.records},
         )
         self.files = RecordFiles(manifest)

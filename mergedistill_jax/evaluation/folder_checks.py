@@ -18,6 +18,7 @@ from mergedistill_jax.evaluation.record_checks import (
     record_problems,
 )
 from mergedistill_jax.evaluation.replay import Sampled, located, sample_numbers
+from mergedistill_jax.files import names_in
 from mergedistill_jax.manifest import (
     Identity,
     Manifest,
@@ -30,7 +31,7 @@ from mergedistill_jax.manifest import (
     shard_name,
 )
 from mergedistill_jax.schema import Record, RecordError
-from mergedistill_jax.teachers.corpus_hashes import known_summary
+from mergedistill_jax.teachers.corpus_hashes import division_of_folder, known_summary
 from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer
 
 LISTED_PER_SHARD = 3
@@ -65,7 +66,7 @@ def read_folder(folder: epath.Path, tally: Tally) -> Manifest | None:
         return None
     entries: list[ShardEntry] = []
     unreadable = 0
-    for path in sorted(folder.glob("shard-*.json")):
+    for path in (folder / name for name in names_in(folder, "shard-", ".json")):
         try:
             entries.append(read_entry(path, identity))
         except RecordError as error:
@@ -83,13 +84,14 @@ def _folder_problems(manifest: Manifest, unreadable: int) -> list[str]:
     try:
         if not unreadable:
             manifest.require_complete()
-        known_summary(folder, identity.corpus, identity.documents_per_shard)
+        known_summary(folder, identity.corpus, division_of_folder(identity))
     except RecordError as error:
         problems.append(str(error))
-    for path in sorted(folder.glob("shard-*.tfrecord")):
-        match = _SHARD_FILE.fullmatch(path.name)
-        if match is None or path.name != shard_name(int(match[1])) or int(match[1]) >= identity.num_shards:
-            problems.append(f"{path}: found a shard beyond the {identity.num_shards} of the manifest, expected none")
+    for name in names_in(folder, "shard-", ".tfrecord"):
+        match = _SHARD_FILE.fullmatch(name)
+        if match is None or name != shard_name(int(match[1])) or int(match[1]) >= identity.num_shards:
+            told = f"found a shard beyond the {identity.num_shards} of the manifest, expected none"
+            problems.append(f"{folder / name}: {told}")
     if not manifest.records and not unreadable and manifest.complete:
         problems.append(f"{folder}: found 0 records, expected at least one")
     return problems

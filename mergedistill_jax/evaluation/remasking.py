@@ -12,7 +12,12 @@ from mergedistill_jax.corpus.masking import masking_of
 from mergedistill_jax.corpus.packing import masked_records
 from mergedistill_jax.manifest import MANIFEST_NAME, Identity, require_equal
 from mergedistill_jax.schema import Record
-from mergedistill_jax.teachers.corpus_hashes import known_summary, summarise, unchanged_shards
+from mergedistill_jax.teachers.corpus_hashes import (
+    division_of_folder,
+    known_summary,
+    summarise,
+    unchanged_shards,
+)
 from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer
 
 _FIELDS = {"input": "input_ids", "masked positions": "masked_positions", "gold": "gold_ids"}
@@ -32,11 +37,16 @@ def shards_of_corpus(
     Raises:
         RecordError: the text is another; names where.
     """
-    summary = known_summary(folder, identity.corpus, identity.documents_per_shard)
+    division = division_of_folder(identity)
+    summary = known_summary(folder, identity.corpus, division)
     if summary is None:
-        summary = summarise(documents(), identity.documents_per_shard)
-        found = {"documents": summary.documents, "corpus_hash": summary.hash}
-        told = {"documents": identity.documents, "corpus_hash": identity.corpus_hash}
+        summary = summarise(documents(), division)
+        found = {"documents": summary.documents, "corpus_hash": summary.hash, "shards": summary.shards}
+        told = {
+            "documents": identity.documents,
+            "corpus_hash": identity.corpus_hash,
+            "shards": identity.num_shards,
+        }
         require_equal(folder / MANIFEST_NAME, told, found)
     return unchanged_shards(documents(), summary, identity.corpus, wanted)
 

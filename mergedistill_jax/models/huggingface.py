@@ -7,6 +7,7 @@ What is particular to a family stands in families/. Every path may be remote (gs
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import safetensors.numpy
 from etils import epath
 
 from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.files import sync, temporary_path
 from mergedistill_jax.models.families import bert
 from mergedistill_jax.models.families.family import Family
 from mergedistill_jax.models.families.registry import family_of
@@ -263,21 +265,22 @@ def _check_target(folder: epath.Path, *, overwrite: bool) -> None:
 
 
 def _write_folder(folder: epath.Path, files: Mapping[str, bytes]) -> None:
-    """Write all files into a sibling, then put it in the folder's place: nobody sees half a model.
+    """Writes all files into a folder beside, then puts it in the folder's place: no half a model is ever seen.
 
-    A killed run leaves the sibling, and the next run removes it. Where renaming a folder copies file by file (gs://),
-    the last step is not atomic.
+    What a killed run leaves beside it is removed by the next one, see files.py. A link stays: the folder that it leads
+    to is replaced. Where renaming a folder copies file by file (gs://), the last step is not atomic.
     """
-    written = folder.parent / f".{folder.name}.incomplete"
-    replaced = folder.parent / f".{folder.name}.replaced"
-    for left_over in (written, replaced):
-        if left_over.exists():
-            left_over.rmtree()
+    if "://" not in str(folder):
+        folder = epath.Path(os.path.realpath(folder))
+    written, replaced = temporary_path(folder), temporary_path(folder)
     written.mkdir(parents=True)
     for name, content in files.items():
         (written / name).write_bytes(content)
+        sync(written / name)
+    sync(written)
     if folder.exists():
         folder.rename(replaced)
     written.rename(folder)
+    sync(folder.parent)
     if replaced.exists():
         replaced.rmtree()

@@ -19,6 +19,8 @@ import huggingface_hub
 from etils import epath
 from huggingface_hub import constants
 
+from mergedistill_jax.files import names_in
+
 LOCAL_OWNERS = ("runs", "models", "data", "path")
 """First parts of paths that people write here although the folder is not there yet."""
 
@@ -38,7 +40,8 @@ TORCH_FILE = "pytorch_model.bin"
 _SUBFOLDERS = "*/*"
 """Other formats of the same weights, which nothing here reads."""
 
-_NAME = re.compile(r"((?:\w[\w.-]*/)?\w[\w.-]*)(?:@(\w[\w./-]*))?", re.ASCII)
+_NAME = re.compile(r"(?!.*\.\.)((?:\w[\w.-]*/)?\w[\w.-]*)(?:@(\w[\w./-]*))?", re.ASCII)
+"""`..` stands in no repository's name and no revision's (git-check-ref-format): it would lead out of the cache."""
 
 
 class TeacherNotFoundError(ValueError):
@@ -159,7 +162,7 @@ def _missing(source: Source, *, weights: bool) -> str | None:
     folder = Path(source.folder)
     if not (folder / "config.json").exists():
         return "config.json"
-    if weights and not any(folder.glob("*.safetensors")) and not (folder / TORCH_FILE).exists():
+    if weights and not names_in(folder, end=".safetensors") and not (folder / TORCH_FILE).exists():
         return f"*.safetensors{_told_torch(source)}"
     return None
 

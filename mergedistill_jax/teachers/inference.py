@@ -13,7 +13,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -25,12 +25,14 @@ from mergedistill_jax.configs.predict import require_dtype
 from mergedistill_jax.configs.sampling import Sampling
 from mergedistill_jax.data.prefetch import in_background
 from mergedistill_jax.models.heads import ModelConfig
-from mergedistill_jax.schema import Record
+from mergedistill_jax.schema import NO_MASS, Record
 from mergedistill_jax.teachers.buckets import Batch, Shape, batch_arrays, batches, shapes_for
 from mergedistill_jax.teachers.program import local_mesh, on_every_device, run_batches
 from mergedistill_jax.teachers.sampling import padded_uniforms, sampled_target
 from mergedistill_jax.teachers.top_k import NO_TOKEN_LOGIT
 
+LOWEST_LOG_PROB = NO_TOKEN_LOGIT / 2
+"""Below it a token could not be told from what is no token, see top_k.py."""
 PREPARED, IN_FLIGHT = 4, 2
 """Batches (for each device) that wait for the devices, and those still with them when results are fetched."""
 
@@ -80,6 +82,7 @@ def predict_records(
     rows: int | None = None,
     dtype: str = "float32",
     sampling: Sampling | None = None,
+    on_tokens: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Record]:
     """The records with the teacher's top-k and gold log-probabilities at their masked positions, in order.
 
@@ -94,6 +97,8 @@ def predict_records(
         dtype: of the matrix products, one of program.DTYPES.
         sampling: None: the k best. Else ids drawn from the teacher and the log of their shares in k slots, see
             sampling.py.
+        on_tokens: called with the input tokens of every stack of batches when the devices are done with it, which may
+            be long before its records come: they wait for those before them.
 
     Raises:
         ValueError: an unknown dtype, a record that is too long, or a teacher whose numbers are not finite.
@@ -106,13 +111,19 @@ def predict_records(
     ordered = _Ordered()
     slots = None if sampling is None else k
     ahead: Any = in_background(stacks, PREPARED)  # a generator: closed, it ends its thread
+
+    def finished() -> Iterator[Record]:
+        stack, found = running.popleft()
+        yield from ordered.add(_results(stack, found, slots))
+        on_tokens(sum(len(record.input_ids) for batch in stack for record in batch.records))
+
     with contextlib.closing(ahead) as prepared:
         for stack, arrays in prepared:
             running.append((stack, run(teacher.placed_params, arrays)))
             if len(running) > IN_FLIGHT:
-                yield from ordered.add(_results(*running.popleft(), slots))
+                yield from finished()
         while running:
-            yield from ordered.add(_results(*running.popleft(), slots))
+            yield from finished()
 
 
 def _stacks(
@@ -151,14 +162,21 @@ def _results(stack: Sequence[Batch], found: Sequence[Array], slots: int | None) 
         for number, record in zip(batch.numbers, batch.records, strict=True):
             rows = slice(start, start + len(record.masked_positions))
             start = rows.stop
-            if not (np.isfinite(log_probs[rows]).all() and np.isfinite(gold[rows]).all()):
+            if not (_are_log_probs(log_probs[rows]) and _are_log_probs(gold[rows])):
                 raise ValueError(
-                    f"teacher: text {record.text_id.hex()}: field log_probs: found numbers that are not finite,"
-                    " expected weights and a dtype that give log-probabilities"
+                    f"teacher: text {record.text_id.hex()}: field log_probs: found numbers that are not finite, or"
+                    f" below {LOWEST_LOG_PROB:g}, expected weights and a dtype that give log-probabilities"
                 )
-            kept = (ids[rows], log_probs[rows]) if slots is None else sampled_target(ids[rows], slots)
+            # Half precision ends at NO_MASS; of either number exp is 0.
+            kept = (ids[rows], np.maximum(log_probs[rows], np.float32(NO_MASS)))
+            if slots is not None:
+                kept = sampled_target(ids[rows], slots)
             predicted = {"top_ids": kept[0], "top_log_probs": kept[1], "gold_log_probs": gold[rows]}
             yield number, dataclasses.replace(record, **predicted)
+
+
+def _are_log_probs(values: np.ndarray) -> bool:
+    return bool((np.isfinite(values) & (values >= LOWEST_LOG_PROB)).all())
 
 
 class _Ordered:

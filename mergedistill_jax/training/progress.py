@@ -35,13 +35,14 @@ class Progress:
         seconds = max(now - self._began, 1e-9)
         rate = (self._done - self._start) / seconds
         left = (self._total - self._done) / rate if rate else float("inf")
-        when = f"took {_clock(seconds)}" if final else f"{_clock(left)} left"
+        when = f"took {clock_time(seconds)}" if final else f"{clock_time(left)} left"
         shown = "".join(f", {name} {float(value):.4g}" for name, value in figures.items())
         line = f"{self._label} {self._done:,}/{self._total:,} {self._unit}, {rate:,.1f} {self._unit}/s, {when}{shown}"
         print(line, file=self._stream, flush=True)
 
 
-def _clock(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
+    """Seconds as hours, minutes and seconds: 1:02:03, or 2:03."""
     if seconds == float("inf"):
         return "unknown time"
     hours, rest = divmod(round(seconds), 3600)

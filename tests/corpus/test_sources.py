@@ -6,8 +6,9 @@ import lzma
 import pytest
 import tensorflow as tf
 
+from mergedistill_jax.configs.splits import Split
 from mergedistill_jax.corpus import sources
-from mergedistill_jax.corpus.sources import CorpusError, Split, documents
+from mergedistill_jax.corpus.sources import CorpusError, documents
 from mergedistill_jax.teachers.writer import corpus_documents
 from tasks import corpora
 

@@ -3,7 +3,8 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import gcs_utils
 
-from mergedistill_jax.corpus.sources import CorpusError, Split
+from mergedistill_jax.configs.splits import Split
+from mergedistill_jax.corpus.sources import CorpusError
 from mergedistill_jax.corpus.tfds import check_text, prepared_builder, tfds_documents
 from mergedistill_jax.teachers.writer import corpus_documents
 from tasks import corpora

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 from collections import Counter
 
@@ -17,7 +18,7 @@ from mergedistill_jax.data.batches import (
 )
 from mergedistill_jax.data.order import ORDER
 from mergedistill_jax.data.records import IMPOSSIBLE_LOG_PROB, ReadRecords, add_record_mixture, add_record_task
-from mergedistill_jax.manifest import Identity, open_for_writing, write_shard
+from mergedistill_jax.manifest import Identity, open_for_writing, read_manifest, read_records, write_shard
 from mergedistill_jax.schema import Record, RecordError
 from mergedistill_jax.vocabulary.folder import write_vocabulary
 from mergedistill_jax.vocabulary.id_map import whole_map
@@ -430,3 +431,36 @@ def test_wrong_mixtures_are_refused(tmp_path, folders, vocabulary, tokenizer):
     ]
     with pytest.raises(RecordError, match="found 2 vocabularies, expected one for all tasks"):
         describe_mixture(add_record_mixture("batches_two", tasks, 1.0))
+
+
+@pytest.mark.parametrize("field", ["input_ids", "gold_ids", "top_ids", "length", "count"])
+@pytest.mark.parametrize("evaluation", [True, False])
+def test_a_record_beyond_its_manifest_is_refused_by_the_folder(tmp_path, tokenizer, vocabulary, field, evaluation):
+    """Its checksum is right, so that nothing notices it before it is laid out."""
+    folder = tmp_path / "hostile"
+    write_records(folder, "en", tokenizer, 9, 24, 4)
+    layout = read_manifest(folder).identity.layout
+    (first, *rest) = read_records(folder, 1, layout)
+    if field == "length":
+        longer = np.concatenate([first.input_ids, np.full(60, 7, np.int32)])
+        first = dataclasses.replace(first, input_ids=longer)
+    elif field == "count":
+        rows = np.zeros(22, np.int64)
+        first = dataclasses.replace(
+            first,
+            input_ids=np.full(24, 7, np.int32),
+            masked_positions=np.arange(1, 23, dtype=np.int32),
+            gold_ids=first.gold_ids[rows],
+            top_ids=first.top_ids[rows],
+            top_log_probs=first.top_log_probs[rows],
+        )
+    else:
+        ids = getattr(first, field).copy()
+        ids.reshape(-1)[-1] = len(tokenizer.tokens)
+        first = dataclasses.replace(first, **{field: ids})
+    write_shard(folder, 1, [first, *rest], layout)
+    mixture = register({"en": str(folder)}, vocabulary, name="hostile")
+    read = evaluation_batches(mixture, 3) if evaluation else itertools.islice(batches(mixture, 3, seed=0), 9)
+    with pytest.raises(RecordError, match=rf"^{folder}: found a record beyond its manifest\.json") as error:
+        list(read)
+    assert "\n" not in str(error.value)

@@ -92,7 +92,7 @@ def test_sample_is_the_documented_hash_and_fair() -> None:
 @pytest.mark.parametrize("field", COMPARABLE)
 def test_folders_of_other_documents_or_masks_are_refused_by_the_field(rule: str, field: str) -> None:
     found = getattr(MURIL.identity, field)
-    changes = {"corpus_hash": "zz", "rate": 0.3, "max_share": 0.5, "replacement": "mask", "cover": True}
+    changes = {"corpus_hash": "zz", "rate": 0.1, "max_share": 0.5, "replacement": "mask", "cover": True}
     other = changes.get(field, 9)
     changed = dataclasses.replace(MURIL, identity=dataclasses.replace(MURIL.identity, **{field: other}))
     message = rf"runs/muril/manifest\.json: field {field}: found {other!r}, expected {found!r}"

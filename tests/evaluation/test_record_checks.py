@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from test_manifest import make_identity
 
-from mergedistill_jax.evaluation.record_checks import gold_problem, laid_out, missing_mass
+from mergedistill_jax.evaluation.record_checks import gold_problem, laid_out, missing_mass, record_problems
 from mergedistill_jax.manifest import ShardEntry
 from mergedistill_jax.schema import Record
 
@@ -60,3 +61,15 @@ def test_the_mass_that_is_missing():
     # Half precision may bring the sum above one: then nothing is missing.
     record = gold_record([7], [[7, 8]], [np.log([0.8, 0.2005])])
     assert missing_mass(laid_out([record])).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("k", [8, 300, 2981, 12_000, 50_000])
+@pytest.mark.parametrize("excess", [0.0, 0.02])
+def test_what_half_precision_adds_to_many_candidates_is_no_excess_of_mass(k, excess):
+    """A teacher that knows nothing: -log k is rounded up or down in all candidates at once."""
+    log_probs = np.full((2, k), np.log((1 + excess) / k)).astype(np.float16)
+    record = gold_record([7, 8], np.tile(np.arange(k), (2, 1)), log_probs)
+    identity = make_identity(vocabulary_size=k, k=k, max_length=9, max_share=0.5)
+    problems = record_problems(laid_out([record]), identity)
+    assert bool(problems) == bool(excess)
+    assert all("expected at most 1" in problem for problem in problems.values())

@@ -14,6 +14,7 @@ from conftest import TEXTS
 from stand_in import Cloud
 
 from launch import local
+from launch.configuration import read_config
 from launch.stage_command import commit_hash
 from launch.tpu_vm import job_status, main
 
@@ -335,6 +336,10 @@ def test_wrong_use_stops_before_anything_is_called(
     [
         ("nam = 'x'", "found a field 'nam'"),
         ("spot = 'yes'", "spot: found 'yes'"),
+        ("spot = 1", "spot: found 1, expected bool"),
+        ("attempts = true", "attempts: found True, expected int"),
+        ("attempts = '1'", "attempts: found '1', expected int"),
+        ("num_slices = false", "num_slices: found False, expected int"),
         ("= 3", "expected TOML"),
         ("", "--name"),
     ],
@@ -344,6 +349,21 @@ def test_a_wrong_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
     path.write_text(text)
     assert main(["create", "--config", str(path)]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_any_number_of_a_file_is_a_number(tmp_path: Path, number: int) -> None:
+    """0 and 1 equal False and True, and are none of them."""
+    names = {"name": "a", "project": "b", "zone": "c", "accelerator_type": "v5litepod-16"}
+    numbers = {"num_slices": 1, "attempts": max(number, 1), "max_restarts": number, "poll_s": number}
+    json_file, toml_file = tmp_path / "pod.json", tmp_path / "pod.toml"
+    json_file.write_text(json.dumps(names | numbers | {"spot": True}))
+    lines = [f"{name} = {value!r}" for name, value in (names | numbers).items()]
+    toml_file.write_text("\n".join([*lines, "spot = true"]))
+    for path in (json_file, toml_file):
+        found = read_config({"config": str(path)})
+        assert {name: getattr(found, name) for name in numbers} == numbers
+        assert found.spot is True
 
 
 def test_a_program_that_is_not_there_is_named(

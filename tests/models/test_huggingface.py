@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 
 import flax.linen as nn
 import jax
@@ -15,7 +18,9 @@ import safetensors.numpy
 import tokenizers
 from flax import traverse_util
 
+from mergedistill_jax import files
 from mergedistill_jax.configs.encoder import EncoderConfig
+from mergedistill_jax.files import temporary_path
 from mergedistill_jax.models.families import bert
 from mergedistill_jax.models.heads import MaskedLanguageModel, TokenClassifier
 from mergedistill_jax.models.huggingface import (
@@ -426,11 +431,49 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path, save):
 
 def test_an_empty_folder_and_the_leftover_of_a_killed_run_are_no_obstacle(tmp_path, save):
     (tmp_path / "student").mkdir()
-    (tmp_path / ".student.incomplete").mkdir()
-    (tmp_path / ".student.incomplete" / "stale").write_text("half")
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    left = temporary_path(tmp_path / "student")
+    left = left.parent / left.name.replace(f".{os.getpid()}.", f".{dead.pid}.")
+    left.mkdir()
+    (left / "stale").write_text("half")
+    files._remove_left_behind_once.cache_clear()  # as in a new process
     folder = save(tmp_path / "student")
     assert "stale" not in {path.name for path in folder.iterdir()}
     load_masked_lm(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+@pytest.mark.parametrize("link", ["student", "-a [b]*?#%"])
+def test_a_link_to_a_folder_is_followed_and_stays(tmp_path, save, link):
+    """Written and then replaced: the link is the same, and so is what it leads to."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/real").mkdir()
+    (tmp_path / "links").mkdir()
+    path = tmp_path / "links" / link
+    path.symlink_to("../disk/real")
+    for _ in range(2):
+        load_masked_lm(save(path, overwrite=True))
+        assert path.is_symlink()
+        assert [found.name for found in path.parent.iterdir()] == [link]
+        assert [found.name for found in (tmp_path / "disk").iterdir()] == ["real"]
+    assert (tmp_path / "disk/real/config.json").exists()
+
+
+def test_a_link_to_nothing_becomes_a_link_to_the_model(tmp_path, save):
+    (tmp_path / "student").symlink_to("later")
+    load_masked_lm(save(tmp_path / "student"))
+    assert (tmp_path / "student").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["later", "student"]
+
+
+def test_a_link_in_a_circle_is_refused(tmp_path, save):
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    with pytest.raises(OSError, match=str(tmp_path)) as error:
+        save(tmp_path / "one")
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
 
 def test_nothing_is_left_where_writing_is_refused(tmp_path, save):

@@ -7,11 +7,11 @@ from test_schema import make_record
 from mergedistill_jax.configs.worker import Worker
 from mergedistill_jax.manifest import open_for_writing, read_manifest
 from mergedistill_jax.schema import RecordError
-from mergedistill_jax.teachers.corpus_hashes import summarise
+from mergedistill_jax.teachers.corpus_hashes import Division, summarise
 from mergedistill_jax.teachers.writer import write_missing_shards
 
 TEXT = "abcdefg"
-SUMMARY = summarise(TEXT, 3)
+SUMMARY = summarise(TEXT, Division(documents=3, text_bytes=1 << 22))
 IDENTITY = make_identity(documents=7, documents_per_shard=3, corpus_hash=SUMMARY.hash)
 
 

@@ -18,7 +18,7 @@ from published_folders import (
 )
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
-from mergedistill_jax.corpus.masking import MaskingConfig
+from mergedistill_jax.configs.masking import MaskingConfig
 from mergedistill_jax.corpus.packing import masked_records
 from mergedistill_jax.vocabulary.literal_text import literal_tokenizer, stand_in
 from mergedistill_jax.vocabulary.tokenizer import SPECIAL_TOKENS, load_tokenizer, wrap_tokenizer
