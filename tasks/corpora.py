@@ -220,6 +220,8 @@ def _grammar_documents(language: str, ranges: Mapping[str, tuple[int, int]], spl
 
 def _files_of(pattern: str) -> list[str]:
     """The files that fit a pattern, sorted. What exists under its own name is none: `[a].txt`, or `[a]` in `[a]/*`."""
+    import tensorflow as tf
+
     literal, rest = pattern, ""
     while literal and not tf.io.gfile.exists(literal):
         literal, slash, last = literal.rpartition("/")
