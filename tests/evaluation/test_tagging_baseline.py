@@ -9,10 +9,6 @@ def test_each_form_has_its_most_frequent_tag_and_a_new_one_that_of_all_words():
     # Bank: NOUN twice of three; die: DET and PRON once each, DET is first by name; NOUN and PRON are twice of six each.
     found = most_frequent_tags(words, tags, [["Bank", "die", "neu"], [], ["sie"]])
     assert found == [["NOUN", "DET", "NOUN"], [], ["PRON"]]
-        ["NOUN", "DET", "NOUN"],
-        [],
-        ["PRON"],
-    ]
 
 
 def test_a_training_text_without_words_is_refused():
