@@ -29,6 +29,7 @@ from mergedistill_jax.data.tagging import (
     predicted_tags,
 )
 from mergedistill_jax.evaluation.metrics import entity_scores, tagging_scores
+from mergedistill_jax.evaluation.tagging_baseline import most_frequent_tags
 from mergedistill_jax.files import write_atomically
 from mergedistill_jax.json_objects import naming, read_json
 from mergedistill_jax.locks import owns_output
@@ -50,6 +51,10 @@ from mergedistill_jax.vocabulary.tokenizer import TOKENIZER_FILE, TeacherTokeniz
 RESULT_NAME = "result.json"
 MODEL_FOLDER = "model"
 PATH_FIELDS = (*DATA_FIELDS, "model", "vocabulary", "output")
+MAIN_SCORE = {"pos": "tagging_f1", "ner": "entity_f1"}
+UNKNOWN_SHARE = 0.1
+"""Above this share of [UNK] in the test sentences a warning is printed."""
+
 Params = Any
 
 
@@ -60,7 +65,8 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     Returns:
         What result.json holds. `metrics` are fractions of 1: for "pos" `tagging_f1`, the micro-averaged F1 over tags
         (each word has one tag, so it equals `accuracy`), and `macro_f1`; for "ner" `entity_f1` over whole entities
-        with `precision` and `recall`, and the `accuracy` of the single tags.
+        with `precision` and `recall`, and the `accuracy` of the single tags. `baseline_metrics` are those of the most
+        frequent tag of each word form in the training sentences, on the same test sentences.
 
     Raises:
         ValueError: naming file, field, found and expected; also where the output folder holds another run's result.
@@ -94,7 +100,9 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     for name, sentences in scored.items():
         arrays, _ = encoded[name]
         predicted_ids = _predict(config, model, params, arrays)
-        metrics[name] = _scores(config.task, sentences, predicted_ids, arrays, labels)
+        metrics[name] = _model_scores(config.task, sentences, predicted_ids, arrays, labels)
+    train_words, train_tags = [sentence.words for sentence in train], [sentence.tags for sentence in train]
+    usual = most_frequent_tags(train_words, train_tags, [sentence.words for sentence in scored["test"]])
     if config.save_model:
         _save(config, encoder_config, params, labels=labels, tokenizer=tokenizer, scores=metrics["test"])
 
@@ -103,6 +111,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         "language": config.language,
         "metrics": metrics["test"],
         **({"dev_metrics": metrics["dev"]} if "dev" in metrics else {}),
+        "baseline_metrics": _scores(config.task, [sentence.tags for sentence in scored["test"]], usual),
         "split": "given files" if config.train_files else "split_development of test_files: 0.8 train, 0.2 test",
         "counts": {
             "train": dataclasses.asdict(train_counts),
@@ -241,17 +250,20 @@ def _predict(
     return predicted
 
 
-def _scores(
+def _model_scores(
     task: str,
     sentences: Sequence[TaggedText],
     predicted_ids: Int[np.ndarray, "b l"],
     arrays: TaggingArrays,
     labels: Sequence[str],
 ) -> dict[str, float]:
-    """The scores that could be measured; one that is undefined (no entity in the text) is absent."""
     gold = [sentence.tags for sentence in sentences]
     num_words = [len(tags) for tags in gold]
-    predicted = predicted_tags(predicted_ids, arrays.word_starts, labels, num_words, CUT_WORD_TAG[task])
+    return _scores(task, gold, predicted_tags(predicted_ids, arrays.word_starts, labels, num_words, CUT_WORD_TAG[task]))
+
+
+def _scores(task: str, gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
+    """The scores that could be measured; one that is undefined (no entity in the text) is absent."""
     tagging = tagging_scores(gold, predicted)
     scores = {} if tagging is None else {"accuracy": tagging.accuracy}
     if task == "pos" and tagging is not None:
@@ -334,17 +346,29 @@ def _read_result(path: epath.Path, config: FinetuneConfig, hashes: Mapping[str, 
 
 
 def _report(result: Mapping[str, Any], first_line: str) -> None:
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
     test = result["counts"]["test"]
     print(first_line)
-    print(f"  {result['task']} {result['language']}: {scores or 'nothing could be measured'}")
+    print(f"  {result['task']} {result['language']}: {_listed(result['metrics'])}")
+    if "baseline_metrics" in result:
+        print(f"  the most frequent tag of each word form: {_listed(result['baseline_metrics'])}")
     print(
         f"  test: {test['sentences']:,} sentences, {test['words']:,} words ({test['cut_words']:,} cut),"
         f" {test['unknown_pieces']:,} of {test['pieces']:,} sub-words [UNK]; {result['seconds']} s"
     )
+    if test["unknown_pieces"] > UNKNOWN_SHARE * test["pieces"]:
+        share = test["unknown_pieces"] / test["pieces"]
+        print(f"  warning: {share:.0%} of the sub-words are [UNK]: the tokenizer may not be one for this language")
+    main = MAIN_SCORE[result["task"]]
+    score, baseline = result["metrics"].get(main), result.get("baseline_metrics", {}).get(main)
+    if score is not None and baseline is not None and score < baseline:
+        print(f"  warning: {main} is below that of the most frequent tag of each word form")
     if test.get("unseen_pieces") is not None:
         print(
             f"  never seen in the model's training: {test['unseen_pieces']:,} of {test['pieces']:,} sub-words"
             f" ({test['unseen_ids']:,} of {test['distinct_ids']:,} different ids)"
         )
     print("next: the same command with another FinetuneConfig.model and FinetuneConfig.output, to compare two models")
+
+
+def _listed(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items()) or "nothing could be measured"

@@ -273,7 +273,7 @@ def test_without_training_files_the_test_files_are_divided(config, tmp_path):
     assert min(sizes) > 0
 
 
-def test_entities_samples_and_development_sets(config, tmp_path):
+def test_entities_samples_and_development_sets(config, tmp_path, capsys):
     """Entity scores for "ner"; cut words are O, so that an entity behind max_length is a miss and not an error."""
     train = tmp_path / "train.tsv"
     train.write_text("rot\tO\nhaus\tB-LOC\nbaum\tI-LOC\n\n" * 40)
@@ -300,6 +300,31 @@ def test_entities_samples_and_development_sets(config, tmp_path):
     expected = {"accuracy": 14 / 15, "entity_f1": 2 / 3, "precision": 1.0, "recall": 0.5}
     assert result["metrics"] == pytest.approx(expected)
     assert set(result["dev_metrics"]) == {"accuracy"}  # no entity in it: nothing else can be measured
+    # A table of the training words misses nothing, as it cuts nothing.
+    assert result["baseline_metrics"] == {"accuracy": 1.0, "entity_f1": 1.0, "precision": 1.0, "recall": 1.0}
+    assert "warning: entity_f1 is below that of the most frequent tag of each word form" in capsys.readouterr().out
+
+
+def test_a_baseline_stands_beside_the_score_and_much_unknown_text_is_warned_of(config, result, tmp_path, capsys):
+    """Words of which the training text has several tags, and words it does not have."""
+    assert result["baseline_metrics"]["tagging_f1"] == 1.0  # each word has one tag
+    (tmp_path / "train.tsv").write_text("rot\tADJ\nrot\tADJ\nrot\tNOUN\nhaus\tNOUN\ngeht\tNOUN\n")
+    (tmp_path / "test.tsv").write_text("rot\tADJ\ngeht\tNOUN\nneu\tNOUN\nfremd\tADJ\n")
+    other = dataclasses.replace(
+        config,
+        train_files=(str(tmp_path / "train.tsv"),),
+        test_files=(str(tmp_path / "test.tsv"),),
+        epochs=1,
+        save_model=False,
+        output=str(tmp_path / "output"),
+    )
+    capsys.readouterr()
+    assert finetune(other)["baseline_metrics"]["accuracy"] == 3 / 4  # NOUN for what is new
+    printed = capsys.readouterr().out
+    assert "warning: 50% of the sub-words are [UNK]" in printed
+    assert "the most frequent tag of each word form: accuracy 0.7500" in printed
+    finetune(config)
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_the_encoder_is_the_pretrained_one_and_the_head_is_as_flax_draws_it(config):

@@ -15,9 +15,6 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-from jaxtyping import Int
-
 from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer
 
 
@@ -38,14 +35,15 @@ class _Part:
     def text(self, sentence: Sequence[str]) -> str:
         return " " * self.leading + " ".join(sentence[word].strip() for word in self.words)
 
-    def words_of_characters(self, sentence: Sequence[str]) -> tuple[Int[np.ndarray, " c"], Int[np.ndarray, " c"]]:
+    def words_of_characters(self, sentence: Sequence[str]) -> tuple[list[int], list[int]]:
         """The word of each character of the text: a space counts to the word behind it, and to the word before it."""
-        sizes = np.array([len(sentence[word].strip()) for word in self.words])
-        spaces = np.ones(len(sizes), np.int64)
-        spaces[0] = self.leading
-        before = np.append(spaces[1:], 0)
-        before[0] += self.leading
-        return np.repeat(self.words, sizes + spaces), np.repeat(self.words, sizes + before)
+        behind: list[int] = []
+        before = [self.words[0]] * self.leading
+        for word in self.words:
+            size = len(sentence[word].strip())
+            behind += [word] * (size + (self.leading or word != self.words[0]))
+            before += [word] * (size + (word != self.words[-1]))
+        return behind, before
 
     def divided(self, before: Sequence[int]) -> Iterator["_Part"]:
         """The same words in parts, each of `before` the first of its part."""
@@ -64,15 +62,13 @@ def word_pieces(sentences: Sequence[Sequence[str]], tokenizer: TeacherTokenizer)
         divided: list[_Part] = []
         for part, (ids, spans) in zip(parts, encoded, strict=True):
             behind, before = part.words_of_characters(sentences[part.row])
-            starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
-            first = behind[np.minimum(starts, len(behind) - 1)]
-            last = before[np.maximum(ends - 1, 0)]
-            crossed = first < last
-            if crossed.any():
-                inside = [(first[crossed] < word) & (word <= last[crossed]) for word in part.words]
-                divided += part.divided([word for word, found in zip(part.words, inside, strict=True) if found.any()])
+            first = [behind[min(start, len(behind) - 1)] for start, _ in spans]
+            reached = [before[max(end - 1, 0)] for _, end in spans]
+            crossed = {word for pair in zip(first, reached, strict=True) for word in range(pair[0] + 1, pair[1] + 1)}
+            if crossed:
+                divided += part.divided([word for word in part.words if word in crossed])
                 continue
-            for index, word in zip(ids, first.tolist(), strict=True):
+            for index, word in zip(ids, first, strict=True):
                 pieces[part.row][word].append(index)
         parts = divided
     return [[word or [tokenizer.unk_id] for word in sentence] for sentence in pieces]

@@ -179,12 +179,10 @@ class TeacherTokenizer:
         The tokenizer that takes special tokens for text is slow to build: only texts that need it go through it.
         """
         texts = list(texts)
-        found = self.tokenizer.encode_batch(texts, add_special_tokens=False)
-        encodings = [(encoding, encoding.ids) for encoding in found]
-        if self.tokenizer.truncation is not None or self.tokenizer.padding is not None:
-            literal = list(range(len(texts)))
-        else:
-            literal = [row for row, (_, ids) in enumerate(encodings) if self._may_be_special(texts[row], ids)]
+        whole = self.tokenizer.truncation is None and self.tokenizer.padding is None
+        own = self.tokenizer if whole else self._literal
+        encodings = [(encoding, encoding.ids) for encoding in own.encode_batch(texts, add_special_tokens=False)]
+        literal = [row for row, (_, ids) in enumerate(encodings) if self._may_be_special(texts[row], ids)]
         if literal:
             found = self._literal.encode_batch([texts[row] for row in literal], add_special_tokens=False)
             for row, encoding in zip(literal, found, strict=True):
