@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import lzma
 
 import pyarrow as pa
@@ -127,6 +128,25 @@ def test_a_line_and_a_document_without_an_end_are_refused_in_bounded_memory(tmp_
     monkeypatch.setattr("mergedistill_jax.corpus.wikiextractor.MAX_DOCUMENT_CHARACTERS", 1000)
     with pytest.raises(CorpusError, match=r"<doc>: found more than 1000 characters"):
         read(write(tmp_path, "c", "<doc>\n" + "a sentence a line\n" * 1000), "wikiextractor")
+
+
+class FailingFile(io.BytesIO):
+    """A file whose disk or network fails at the third read."""
+
+    reads = 0
+
+    def read(self, size=-1):
+        self.reads += 1
+        if self.reads > 3:
+            raise OSError("connection lost")
+        return super().read(min(size, 500))
+
+
+@pytest.mark.parametrize("ending", ["", *PACKERS])
+def test_a_failing_read_is_no_damage(ending):
+    """Or a corpus with damaged='keep_whole' would be as long as the network was up."""
+    with pytest.raises(OSError, match="connection lost"):
+        list(reading.decompressed(f"a{ending}", FailingFile(PACKERS.get(ending, bytes)(PLAIN))))
 
 
 CUT = {
