@@ -37,7 +37,6 @@ setup(
         "safetensors>=0.6",
         "etils[epath]",
         "jaxtyping",
-        "conllu",
         "mwparserfromhell>=0.7.2,<0.8",  # another version may give other text, hence another corpus
         "pyarrow>=26",
         "tensorflow-datasets>=4.9.10",

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from mergedistill_jax.corpus.reading import COMPRESSIONS, DAMAGE, CorpusError, decompressed
+from mergedistill_jax.corpus.reading import COMPRESSIONS, CorpusError, DamagedError, decompressed
 from mergedistill_jax.corpus.tagged_lines import check_format, read_sentences
 
 MEMBER_SEPARATOR = "::"
@@ -105,7 +105,7 @@ def _decompressed(address: str, data: bytes) -> bytes:
             size += len(block)
             if size > MAX_BYTES:
                 raise CorpusError(f"{address}: contents: found more than {MAX_BYTES} bytes, expected a labelled file")
-    except DAMAGE as error:
+    except DamagedError as error:
         raise ValueError(f"{address}: contents: found damaged data ({error}), expected a whole file") from error
     return b"".join(blocks)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 from xml.parsers import expat
 
-from mergedistill_jax.corpus.reading import DAMAGE, KEEP_WHOLE, CorpusError, open_blocks, warn_of_damage
+from mergedistill_jax.corpus.reading import KEEP_WHOLE, CorpusError, DamagedError, open_blocks, warn_of_damage
 from mergedistill_jax.corpus.wikitext import MarkupError, plain_text
 
 MAX_PAGE_CHARACTERS = 2**21
@@ -117,7 +117,7 @@ def dump_pages(path: str, *, keep_whole: bool = False) -> Iterator[Page]:
                 yield from parser.feed(block)
         except _DamagedXmlError as error:
             yield from parser.stop(str(error), keep_whole=keep_whole)
-        except DAMAGE as error:
+        except DamagedError as error:
             yield from parser.stop(f"damaged compressed data ({error}), expected a whole file", keep_whole=keep_whole)
         else:
             yield from parser.close(keep_whole=keep_whole)

@@ -33,13 +33,15 @@ MAGIC = {
 }
 SKIPPABLE_FRAME = b"\x2a\x4d\x18"
 """Bytes 1 to 3 of a Zstandard file that begins with a skippable frame, as those of pzstd do."""
-DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
-"""What reading a damaged or truncated compressed file raises."""
 KEEP_WHOLE = "or damaged='keep_whole' to read what is whole before it"
 
 
 class CorpusError(ValueError):
     """A text file that cannot be read as what it was said to be; the message is one line."""
+
+
+class DamagedError(Exception):
+    """Compressed data that is damaged or cut short. A failing disk or network is an OSError, and never this."""
 
 
 class Lines(Iterator[str]):
@@ -66,7 +68,7 @@ class Lines(Iterator[str]):
         """
         try:
             line = next(self._lines)
-        except DAMAGE as error:
+        except DamagedError as error:
             self._stop_at_damage(error)
             raise StopIteration from error
         self.number += 1
@@ -151,7 +153,7 @@ def decompressed(name: str, raw: Any) -> Iterator[bytes]:
 
     Raises:
         CorpusError: contents that do not fit the name.
-        OSError, EOFError, lzma.LZMAError, zlib.error: damage, see DAMAGE. What is whole before it came already.
+        DamagedError: damage; what is whole before it was given already.
     """
     expected = COMPRESSIONS.get(os.path.splitext(name)[1].lower())  # noqa: PTH122 - may be gs://
     head = raw.read(8)
@@ -218,8 +220,11 @@ def _members(raw: Any, new_decoder: Callable[[], Any]) -> Iterator[bytes]:
             if decoder.needs_input and not data:
                 data = raw.read(BLOCK_BYTES)
                 if not data:
-                    raise EOFError("the file ends within a compressed stream")
-            block, data = decoder.decompress(data, BLOCK_BYTES), b""
+                    raise DamagedError("the file ends within a compressed stream")
+            try:
+                block, data = decoder.decompress(data, BLOCK_BYTES), b""
+            except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+                raise DamagedError(str(error)) from error
             if block:
                 yield block
         data = decoder.unused_data.lstrip(b"\0")
@@ -227,11 +232,37 @@ def _members(raw: Any, new_decoder: Callable[[], Any]) -> Iterator[bytes]:
             data = more.lstrip(b"\0")
 
 
+class _Source:
+    """A file for pyarrow, which keeps the error of a read: pyarrow's own errors are OSErrors too."""
+
+    closed = False
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self.error: OSError | None = None
+
+    def read(self, count: int) -> bytes:
+        try:
+            return self._raw.read(count)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def close(self) -> None:
+        """The caller closes the file."""
+
+
 def _zstandard(raw: Any) -> Iterator[bytes]:
     import pyarrow as pa  # noqa: PLC0415 - only where needed: its import takes a while
 
-    with pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd") as stream:
-        yield from _plain(stream)
+    source = _Source(raw)
+    try:
+        with pa.CompressedInputStream(pa.PythonFile(source, mode="r"), "zstd") as stream:
+            yield from _plain(stream)
+    except OSError as error:
+        if source.error is not None:
+            raise source.error from error
+        raise DamagedError(str(error)) from error
 
 
 _DECODERS: dict[str, Callable[[Any], Iterator[bytes]]] = {

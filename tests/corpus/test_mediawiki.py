@@ -136,6 +136,35 @@ def test_damage_is_one_line_that_names_file_and_page(tmp_path, content, named):
     assert "\n" not in str(error.value)
 
 
+def test_the_language_of_a_wiki_tells_what_is_a_rule_of_variants(tmp_path):
+    for language, text in (("sr", "Microsoft и"), ("en", "-{Microsoft}- и")):
+        content = dump(page("A", "-{Microsoft}- и")).replace('xml:lang="fi"', f'xml:lang="{language}"')
+        assert list(mediawiki_documents(write(tmp_path, "dump.xml", content))) == [text]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("<mediawiki>" + "<a>" * 400_000, "found <a> within 32 other elements, expected a MediaWiki dump"),
+        ('<?xml version="1.0" encoding="rot13"?><mediawiki/>', "found an encoding that cannot be read"),
+        ('<?xml version="1.0" encoding="utf-7"?><mediawiki/>', "found an encoding that cannot be read"),
+        ('<mediawiki><page a="' + "b" * 17_000_000, "found a tag of more than 16777216 bytes"),
+    ],
+)
+def test_xml_that_would_take_much_time_or_memory_is_refused(tmp_path, content, named):
+    path = write(tmp_path, "dump.xml.gz", gzip.compress(content.encode(), 1))
+    with pytest.raises(CorpusError, match=named) as error:
+        list(mediawiki_documents(path))
+    assert str(error.value).startswith(f"{path}: line 1: after page 0: ")
+
+
+def test_a_page_longer_than_mediawiki_allows_is_left_out_and_told(tmp_path, caplog):
+    path = write(tmp_path, "dump.xml", dump(page("Long", "word " * 500_000), page("Short", "Lyhyt.")))
+    assert list(mediawiki_documents(path)) == ["Lyhyt."]
+    assert "1 articles left out" in caplog.text
+    assert "['Long']" in caplog.text
+
+
 @pytest.mark.parametrize(("ending", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
 def test_a_truncated_compressed_dump_is_one_line(tmp_path, ending, compress):
     numbered = [page(str(i), f"Number {i * i}.") for i in range(2000)]

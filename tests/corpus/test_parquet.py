@@ -35,6 +35,34 @@ def test_large_strings_and_dictionaries_are_text_too(tmp_path):
     assert list(parquet_documents(write(tmp_path, table(["same"] * 300)))) == ["same"] * 300
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pa.string_view(),
+        pa.large_string(),
+        pa.dictionary(pa.int32(), pa.string()),
+    ],
+    ids=str,
+)
+def test_strings_are_read_in_every_layout(tmp_path, layout):
+    path = write(tmp_path, table(pa.array(TEXTS).cast(layout)))
+    assert pq.read_schema(path).field("text").type == layout
+    assert list(parquet_documents(path)) == DOCUMENTS
+
+
+def test_the_text_may_stand_in_another_column(tmp_path):
+    path = write(tmp_path, table(content=TEXTS[::-1]))
+    assert list(parquet_documents(path, field="content")) == DOCUMENTS[::-1]
+    with pytest.raises(CorpusError, match=r"columns: found \['id'.*expected one named 'body'"):
+        list(parquet_documents(path, field="body"))
+
+
+def test_rows_are_decoded_a_few_at_a_time_where_they_are_long(tmp_path):
+    path = write(tmp_path, table(["x" * 2**22] * 20), use_dictionary=False)
+    assert parquet._batch_rows(pq.ParquetFile(path), "text") in {3, 4}
+    assert len(list(parquet_documents(path))) == 20
+
+
 def test_a_large_row_group_is_not_read_at_once(tmp_path, monkeypatch):
     """The whole file is one row group, and the first document is there when a small part of it is read."""
     long = [f"{i} " + f"{i * i} " * 300 for i in range(10_000)]

@@ -5,6 +5,7 @@ from mwparserfromhell.parser import ParserError
 
 from mergedistill_jax.corpus import wikitext
 from mergedistill_jax.corpus.wikitext import MarkupError, plain_text
+from mergedistill_jax.corpus.wikitext_cost import parsing_cost
 
 ARTICLE = """{{Infobox city
 | name = Berlin
@@ -136,11 +137,92 @@ def test_lines_that_follow_each_other_are_one_paragraph_as_the_wiki_shows_them()
     assert plain_text("where\n:<math>x</math>\nis a number.") == "where is a number."
 
 
-def test_script_variants_show_one_of_them():
-    assert (
-        plain_text("-{甲}-、-{zh-cn:乙; zh-tw:丙}-、-{T|zh-cn:丁}-、-{zh-hans|戊}-、-{A|zh:己}-。")
-        == "甲、乙、、戊、己。"
-    )
+CHEMISTRY = "4-(2-{4-[(11R)-3,10-dibromo]piperidin-1-yl}-2-oxoethyl)amide"
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("-{甲}-、-{zh-cn:乙; zh-tw:丙}-、-{T|zh-cn:丁}-、-{zh-hans|戊}-、-{A|zh:己}-。", "甲、乙、、戊、己。"),
+        ("-{zh-tw:丁;zh-hk:戊;zh-cn:丙}-", "丙"),  # by MediaWiki's order, not by the page's
+        ("-{zh-hant:繁;zh-hans:简}-、-{zh:原;zh-hans:简}-", "简、原"),
+        ("-{zh-hans:-{鼠标}-;zh-hant:-{滑鼠}-}-测", "鼠标测"),
+        ("-{zh-hans:甲-{zh-hans:乙;zh-hant:丙}-;zh-hant:丁}-测", "甲乙测"),
+        ("-{zh-Hans:软件;zh-Hant:軟體}-、-{zh-Hant-TW:甲}-", "软件、甲"),
+        ("-{zh-hans;zh-cn|软件}-、-{zh-tw|軟體}-", "软件、軟體"),
+        ("甲-{H|zh-cn:软件;zh-tw:軟體}-乙-{-|zh-cn:软件;zh-tw:軟體}-丙", "甲乙丙"),
+        ("甲-{\nH|\nzh-cn:软件;\nzh-tw:軟體;\n}-乙", "甲乙"),
+        ("甲-{R|zh-cn:软件}-、-{N|zh-hans}-、-{D|zh-hans:a;zh-hant:b}-", "甲zh-cn:软件、简体、简体：a；繁體：b；"),
+        ("-{x=>zh-hans:乙;x=>zh-hant:丙}-甲", "乙甲"),
+        ("-{zh-hans:[[A|甲]];zh-hant:[[B|乙]]}-", "甲"),
+        ("-{zh-hans:<span style='a:b;c'>甲</span>;zh-hant:乙}-", "甲"),
+        ("-{zh-hans:a:b;c;zh-hant:乙}-甲", "a:b;c甲"),  # a semicolon parts rules only before a variant
+        ("-{sr-ec:Ћ;sr-el:Ć}-, -{sr-latn:Ć}-, -{kk-latn:Q;kk-cyrl:Қ}-, -{gan-hant:甲}-", "Ћ, Ć, Қ, 甲"),
+        (f"The {CHEMISTRY} of it", f"The {CHEMISTRY} of it"),
+        ("sets -{a, b}- and -{c|d}- and -{e", "sets -{a, b}- and -{c|d}- and -{e"),
+        ("<nowiki>-{zh-hans:甲;zh-hant:乙}-</nowiki>", "-{zh-hans:甲;zh-hant:乙}-"),
+        ("-&#123;zh-hans:甲;zh-hant:乙}-", "-{zh-hans:甲;zh-hant:乙}-"),
+    ],
+)
+def test_rules_of_script_variants_show_what_mediawiki_shows(markup, text):
+    assert plain_text(markup) == text
+
+
+def test_in_a_wiki_with_a_converter_every_rule_is_one():
+    assert plain_text("-{Microsoft}- и -{foo|bar}-", language="sr") == "Microsoft и bar"
+    assert plain_text("-{Microsoft}- и -{foo|bar}-", language="bs") == "-{Microsoft}- и -{foo|bar}-"
+    assert plain_text("-{甲、}-乙", language="zh") == "甲、乙"
+    assert plain_text("-{甲、乙", language="zh") == "-{甲、乙"
+    assert plain_text("甲-{zh-hans:ike}-", language="iu") == "甲zh-hans:ike"  # no variant of this language
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("The text <includeonly>hidden text</includeonly>is here.", "The text is here."),
+        ("a <IncludeOnly>b</INCLUDEONLY > c", "a c"),
+        ("a <includeonly>b\n\n{|\nc", "a"),  # runs to the end of the page
+        ("a <includeonly/>b", "a b"),
+        ("a <includeonly>x <includeonly>y</includeonly> z</includeonly> b", "a z b"),  # the first end tag ends it
+        ("a <noinclude>b</noinclude> <onlyinclude>c</onlyinclude> d", "a b c d"),
+        ("a <noinclude>b <includeonly>c</includeonly></noinclude> d", "a b d"),
+        ("a <noinclude>b", "a b"),
+        ("<onlyinclude>a [[b|c]]</onlyinclude> d", "a c d"),
+        ("a <!-- <includeonly> --> b", "a b"),
+        ("a <nowiki><includeonly></nowiki> b", "a b"),
+        ("a<onlyinclude> {{x</onlyinclude>|<noinclude>y</noinclude>}} b", "a b"),
+    ],
+)
+def test_a_page_shows_itself_as_it_is_not_transcluded(markup, text):
+    assert plain_text(markup) == text
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "<b>",
+        "<nowiki>",
+        "<ref ",
+        "<!--",
+        "[[a|",
+        "{{a|",
+        "{{{a|",
+        "http://[",
+        "[http://a ",
+        "<div>",
+        "</b><i>",
+        "]]{{a|b",
+    ],
+)
+def test_a_page_of_marks_that_are_not_closed_is_refused_before_it_is_parsed(mark):
+    """The parser would take minutes: it reads the rest of the page for each."""
+    with pytest.raises(MarkupError, match="found too many marks that are not closed"):
+        plain_text(mark * (60_000 // len(mark)))
+
+
+def test_marks_that_are_closed_cost_nothing():
+    assert parsing_cost("{{a|[[b|c]] <ref name=d>e</ref><br><li>f <ref g />}} <!-- h --> [http://i j] k" * 100) == 0
+    assert parsing_cost("[0, 1) and [2, 3) and f(x] and a]] b}}" * 100) == 0
 
 
 @pytest.mark.parametrize(
