@@ -16,6 +16,7 @@ import json
 import os
 import random
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -44,9 +45,8 @@ SETTINGS = {
     "TEACHER_STEPS": 16,
     "STUDENT_STEPS": 24,
 }
-REFUSAL = re.compile(
-    r"mergedistill: \S+: found in use by (process \d+ on \S+ \(.+\)|another process), expected no other"
-)
+COMPARED = ("metrics.jsonl", "model.safetensors", "vocab.txt", "tokenizer.json", "README.md", "config.json")
+REFUSAL = re.compile(r"mergedistill: \S+: found in use by (process \d+ on \S+ \(.+\)|another process), expected no")
 
 
 def command(step: Step | None, output: str) -> list[str]:
@@ -86,19 +86,11 @@ def status_of(pid: int) -> int:
 
 
 def result_of(folder: Path) -> dict[str, str]:
-    """{file: hash} of what the configuration decides; of the report what was measured, of checkpoints the exports tell."""
+    """{file: hash} of what the configuration decides; not of checkpoints, of which the exports tell."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        told = path.name in (
-            "metrics.jsonl",
-            "model.safetensors",
-            "vocab.txt",
-            "tokenizer.json",
-            "README.md",
-            "config.json",
-        )
-        if told or path.name.startswith("token_counts") or path.suffix == ".tfrecord":
+        if path.name in COMPARED or path.name.startswith("token_counts") or path.suffix == ".tfrecord":
             found[name] = hashlib.blake2b(path.read_bytes()).hexdigest()
         elif path.name == "report.json":
             found[name] = json.dumps(json.loads(path.read_text())["languages"], sort_keys=True)
@@ -109,6 +101,7 @@ def pairs(stage: str, step: Step | None, reference: Path, folder: Path, count: i
     """(first one's outcome, second one's, result) of each pair."""
     for number in range(count):
         output = folder / f"{stage}_{number}" / "out"
+        shutil.rmtree(output.parent, ignore_errors=True)
         output.parent.mkdir(parents=True)
         arguments = command(step, str(output))
         logs = [output.parent / f"{name}.log" for name in ("first", "second", "third")]
@@ -130,9 +123,7 @@ def pairs(stage: str, step: Step | None, reference: Path, folder: Path, count: i
         again = status_of(start(arguments, logs[2]))
         export_of(stage, output, folder / f"{stage}_{number}")
         same = result_of(output.parent) == result_of(reference)
-        print(
-            f"{stage} {number}: {outcomes}, first of them after {told_s:.1f} s, again {again}, same {same}", flush=True
-        )
+        print(f"{stage} {number}: {outcomes} after {told_s:.1f} s, again {again}, same {same}", flush=True)
         yield *outcomes, "same" if same and not again else "different"
 
 
@@ -149,13 +140,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stages", nargs="+", choices=("train", "export", "pipeline"))
     parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--folder", type=Path, required=True, help="a new one")
+    parser.add_argument("--folder", type=Path, required=True, help="of everything; its undisturbed runs are used again")
     given = parser.parse_args()
     for stage in cli.STAGES:
         importlib.import_module(f"mergedistill_jax.{stage}")
-    given.folder.mkdir(parents=True)
     whole = given.folder / "whole" / "out"
-    whole.parent.mkdir()
+    whole.parent.mkdir(parents=True, exist_ok=True)
     if status_of(start(command(None, str(whole)), whole.parent / "log")):
         raise RuntimeError((whole.parent / "log").read_text()[-3000:])
     steps = {}
@@ -168,7 +158,7 @@ def main() -> None:
         reference = whole.parent
         if stage != "pipeline":
             reference = given.folder / f"{stage}_alone"
-            reference.mkdir()
+            reference.mkdir(exist_ok=True)
             log = reference / "log"
             if status_of(start(command(steps[stage], str(reference / "out")), log)):
                 raise RuntimeError(log.read_text()[-3000:])
