@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -25,6 +26,7 @@ from mergedistill_jax.configs.schedules import GoldWeight, LearningRate
 from mergedistill_jax.configs.train import TrainConfig
 from mergedistill_jax.data.batches import RecordMixture, batches, describe_mixture, evaluation_batches
 from mergedistill_jax.evaluation.heldout import Heldout
+from mergedistill_jax.locks import LOCK_NAME, FolderInUseError, owned
 from mergedistill_jax.schema import RecordError
 from mergedistill_jax.teachers.loading import load_token_counts
 from mergedistill_jax.train import train
@@ -201,13 +203,13 @@ def test_a_run_killed_again_and_again_ends_as_the_undisturbed_one(
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"checkpoint_30", "checkpoint_40"}
 
 
-def asked_to_leave(config: TrainConfig, *, at: int) -> int:
+def asked_to_leave(config: TrainConfig, *, at: int, by: signal.Signals = signal.SIGTERM) -> int:
     """Trains while SIGTERM comes as a batch is placed; gives the step after which the run left."""
     calls = iter(range(1, 1000))
 
     def place_batch(*arguments: Any) -> Any:
         if next(calls) == at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), by)
         return partitioning.place_batch(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -231,9 +233,9 @@ def test_sigterm_saves_and_leaves_and_the_next_sitting_logs_what_an_undisturbed_
     config = train_config(merge, tmp_path)
     first = asked_to_leave(config, at=14)
     assert 10 < first < 15
-    assert "the same command goes on from here" in capsys.readouterr().out
+    assert "stopped by a signal, and saved; the same command goes on from here" in capsys.readouterr().out
     assert [row["step"] for row in read_log(tmp_path)] == [10]
-    assert first < asked_to_leave(config, at=4) < 20
+    assert first < asked_to_leave(config, at=4, by=signal.SIGINT) < 20
     assert [row["step"] for row in read_log(tmp_path)] == [10]
     assert_same_run(tmp_path, train(config), undisturbed)
 
@@ -514,3 +516,58 @@ def test_a_run_that_breaks_keeps_its_last_good_checkpoint(merge: Merge, tmp_path
                 train(config)
             assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"checkpoint_10"}
             assert [row["step"] for row in read_log(tmp_path)] == [10]
+
+
+@pytest.mark.parametrize(
+    ("steps", "log_every", "expected"),
+    [(400, 50, 50), (400, 10, 40), (5000, 50, 500), (100_000, 50, 500), (100_000, 300, 300), (20, 50, 50), (1, 1, 1)],
+)
+def test_a_short_run_saves_every_tenth_of_its_steps(steps: int, log_every: int, expected: int) -> None:
+    learning_rate = LearningRate(peak=1e-2, warmup_steps=2)
+    fields: dict[str, Any] = {"output": "o", "mixture": "m", "model": MODEL, "batch_size": 8, "steps": steps}
+    config = TrainConfig(**fields, optimizer=AdamWConfig(learning_rate=learning_rate), log_every=log_every)
+    assert config.save_interval == expected
+    assert dataclasses.replace(config, save_every=2 * log_every).save_interval == 2 * log_every
+
+
+def test_a_damaged_log_is_refused_before_work_starts(
+    merge: Merge, tmp_path: Path, undisturbed: tuple[Path, TrainState]
+) -> None:
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+    log = tmp_path / "run" / LOG_NAME
+    log.write_bytes(b"[" + log.read_bytes()[1:])
+    refused(train_config(merge, tmp_path / "run"), ValueError, f"{log}: line 1: found ")
+
+
+@pytest.mark.slow
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_and_ends_as_the_undisturbed_one(
+    merge: Merge, tmp_path: Path, undisturbed: tuple[Path, TrainState]
+) -> None:
+    """One that is seen to be damaged when the run begins, and one that is noticed when its arrays are read."""
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed[0], folder)
+    newest = folder / "checkpoints" / "checkpoint_40"
+    path = max((path for path in (newest / "state").rglob("d/*")), key=lambda path: path.stat().st_size)
+    path.write_bytes(bytes(path.stat().st_size))
+    (folder / "checkpoints" / "checkpoint_999999").mkdir()
+    assert_same_run(folder, train(train_config(merge, folder)), undisturbed)
+    names = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert names == {"checkpoint_30", "checkpoint_40", "damaged_checkpoint_40", "damaged_checkpoint_999999"}
+
+
+def test_a_second_training_in_the_folder_is_told_before_it_does_anything(merge: Merge, tmp_path: Path) -> None:
+    told = []
+
+    def second() -> None:
+        try:
+            train(train_config(merge, tmp_path / "run"))
+        except FolderInUseError as error:
+            told.append(str(error))
+
+    with owned(str(tmp_path / "run")):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK_NAME]
+    assert told == [told[0]]
+    assert told[0].startswith(f"{tmp_path}/run: found in use by process {os.getpid()} on ")

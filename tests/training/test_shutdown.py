@@ -2,24 +2,28 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from mergedistill_jax.interrupts import interruptible
 from mergedistill_jax.training import shutdown
 from mergedistill_jax.training.shutdown import EXIT_STATUS, Preempted, StopRequest
 
 
-def test_a_request_is_heard_while_it_is_listened_for() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_is_heard_while_it_is_listened_for(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     with StopRequest() as request:
         assert not request.agreed()
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         assert request.agreed()
         assert request.agreed()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
 def test_the_handler_is_given_back_after_an_error_too() -> None:
@@ -73,3 +77,46 @@ def test_a_run_that_was_asked_to_leave_exits_with_try_again() -> None:
     with pytest.raises(SystemExit) as caught:
         raise Preempted
     assert caught.value.code == EXIT_STATUS
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
+    """Also where the step under way lasts for ever."""
+    program = (
+        "import os, signal, sys, time\n"
+        "from mergedistill_jax.training.shutdown import StopRequest\n"
+        "with StopRequest() as request:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print(request.agreed(), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == -signal.SIGINT, done.stderr
+    assert done.stdout == "True\n"
+    assert done.stderr == "\ntrain: saves and leaves after this step; Ctrl-C again ends it now, without saving\n"
+
+
+def test_a_signal_that_the_process_ignores_stays_ignored() -> None:
+    """A background job of a script must not be ended by the terminal's Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest() as request:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not request.agreed()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_elsewhere_is_one_line_that_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def stage() -> int:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert interruptible(stage) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (
+        capsys.readouterr().err == "\nmergedistill: stopped by Ctrl-C; the same command goes on from what is finished\n"
+    )
