@@ -10,7 +10,7 @@ from small_merge import add_corpus, make_merge, train_config
 from mergedistill_jax.configs.export import ExportConfig
 from mergedistill_jax.configs.predict import PredictConfig
 from mergedistill_jax.configs.verify import VerifyConfig
-from mergedistill_jax.data.batches import seqio_dataset
+from mergedistill_jax.data.batches import describe_mixture, seqio_dataset
 from mergedistill_jax.export import export
 from mergedistill_jax.manifest import read_manifest
 from mergedistill_jax.predict import predict
@@ -71,12 +71,13 @@ def test_text_is_found_in_a_folder_of_any_name_and_the_rest_is_a_pattern(tmp_pat
 def test_a_pattern_alone_is_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").touch()
-    assert (_files_of("*.txt"), _files_of("a.txt"), _files_of("b*")) == (["a.txt"], ["a.txt"], [])
+    found = [[Path(name) for name in _files_of(pattern)] for pattern in ("*.txt", "a.txt", "b*")]
+    assert found == [[Path("a.txt")], [Path("a.txt")], []]
 
 
 @pytest.mark.parametrize("linked", [False, True])
 def test_a_merge_goes_through_in_a_folder_of_any_name(tmp_path: Path, teachers: dict[str, Path], linked: bool) -> None:  # noqa: FBT001 - a test's parameter
-    """vocab, predict, train, resumed, export and reading its student, with all the characters at once."""
+    """Teachers, records, vocabulary and student with all the characters at once, in train, resumed, and export."""
     root = tmp_path / "-v [a]*?#1%"
     if linked:
         (tmp_path / "disk").mkdir()
@@ -86,14 +87,14 @@ def test_a_merge_goes_through_in_a_folder_of_any_name(tmp_path: Path, teachers: 
     for language in TEXTS:
         shutil.copytree(teachers[language], root / language)
     merge = make_merge(root)
-    train(train_config(merge, root / "run [1]", steps=10))
-    train(train_config(merge, root / "run [1]", steps=20))
-    checkpoints = Checkpoints(root / "run [1]", alone=True)
+    train(train_config(merge, tmp_path / "run", steps=20, stop_after=10))
+    train(train_config(merge, tmp_path / "run", steps=20))
+    checkpoints = Checkpoints(tmp_path / "run", alone=True)
     assert checkpoints.latest_step == 20
     checkpoints.close()
     for _ in range(2):
-        export(ExportConfig(run=str(root / "run [1]"), output=str(root / "student [2]"), languages=("en",)))
+        export(ExportConfig(run=str(tmp_path / "run"), output=str(root / "student [2]"), languages=("en",)))
     load_masked_model(str(root / "student [2]"))
-    mixture = train_config(merge, root / "unused").mixture
+    mixture = describe_mixture(train_config(merge, root / "unused").mixture)
     assert len(list(seqio_dataset(mixture, mixture.name, seed=0, shuffle=False, num_epochs=1))) > 10
     assert not list(root.rglob(".*.tmp"))

@@ -274,13 +274,19 @@ def _write_folder(folder: epath.Path, files: Mapping[str, bytes]) -> None:
         folder = epath.Path(os.path.realpath(folder))
     written, replaced = temporary_path(folder), temporary_path(folder)
     written.mkdir(parents=True)
-    for name, content in files.items():
-        (written / name).write_bytes(content)
-        sync(written / name)
-    sync(written)
-    if folder.exists():
-        folder.rename(replaced)
-    written.rename(folder)
+    try:
+        for name, content in files.items():
+            (written / name).write_bytes(content)
+            sync(written / name)
+        sync(written)
+        if folder.exists():
+            folder.rename(replaced)
+        written.rename(folder)
+    except Exception:
+        if replaced.exists():
+            replaced.rename(folder)
+        written.rmtree()
+        raise
     sync(folder.parent)
     if replaced.exists():
         replaced.rmtree()

@@ -68,8 +68,8 @@ def test_the_mass_that_is_missing():
 def test_what_half_precision_adds_to_many_candidates_is_no_excess_of_mass(k, excess):
     """A teacher that knows nothing: -log k is rounded up or down in all candidates at once."""
     log_probs = np.full((2, k), np.log((1 + excess) / k)).astype(np.float16)
-    record = gold_record([7, 8], np.tile(np.arange(k), (2, 1)), log_probs)
-    identity = make_identity(vocabulary_size=k, k=k, max_length=9, max_share=0.5)
+    record = gold_record([6, 7], np.tile(np.arange(k), (2, 1)), log_probs)
+    identity = make_identity(vocabulary_size=k + 1, k=k, max_length=9, max_share=0.5)
     problems = record_problems(laid_out([record]), identity)
     assert bool(problems) == bool(excess)
     assert all("expected at most 1" in problem for problem in problems.values())
