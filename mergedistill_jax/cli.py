@@ -24,6 +24,7 @@ from typing import Any
 from etils import epath
 
 import gin
+from mergedistill_jax import __version__
 from mergedistill_jax.dry_run import DryRun, dry_run
 from mergedistill_jax.gin_types import check_bindings, macro_without_calls, type_errors, without_calls
 from mergedistill_jax.stage_log import StageTime, read_stage_time, write_stage_time
@@ -76,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "--version" in arguments:
+        print(f"mergedistill_jax {__version__}")
+        return 0
     if not arguments or arguments[0] == "help" or {"-h", "--help"} & set(arguments):
         print(usage())
         return 0 if arguments else 2
@@ -136,7 +140,7 @@ def usage() -> str:
     stages = "\n".join(f"  {name:<10}{text}" for name, (_, _, text) in STAGES.items())
     return (
         "usage: mergedistill STAGE --gin_file=FILE [--gin_file=FILE ...]"
-        " [--gin_search_paths=DIR,DIR] [--gin.NAME=VALUE ...] [--dry_run]"
+        " [--gin_search_paths=DIR,DIR] [--gin.NAME=VALUE ...] [--dry_run] [--version]"
         f"\n\nstages:\n{stages}\n\n"
         "Values are gin's: strings in quotes, --gin.OUTPUT=\"'runs/x'\". MERGEDISTILL_TRACEBACK=1 shows tracebacks."
     )

@@ -10,12 +10,14 @@ from etils import epath
 
 from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.configs.export import ExportConfig
+from mergedistill_jax.configs.schedules import GoldWeight
 from mergedistill_jax.evaluation.metrics import relative_deviation
 from mergedistill_jax.files import write_atomically
 from mergedistill_jax.models.huggingface import save_masked_lm
 from mergedistill_jax.models.model_card import Evaluation, Teacher, model_card
 from mergedistill_jax.models.tokenizer_files import SpecialTokens
 from mergedistill_jax.training.checkpoints import Checkpoints, Run, read_run
+from mergedistill_jax.training.metrics import read_log
 from mergedistill_jax.training.token_counts import TOKEN_COUNTS_FILE, read_token_counts, to_bytes
 from mergedistill_jax.vocabulary.folder import Vocabulary, read_vocabulary
 from mergedistill_jax.vocabulary.tokenizer import TOKENIZER_FILE
@@ -32,6 +34,7 @@ def export(config: ExportConfig) -> None:
         raise ValueError(
             f"{vocabulary.folder}: field hash: found {vocabulary.hash}, expected {run.vocabulary_hash} of {config.run}"
         )
+    _require_languages(config)
     encoder = EncoderConfig(**run.model)
     checkpoints = Checkpoints(config.run, alone=True)
     step, params = checkpoints.latest_step, checkpoints.restore_params()
@@ -69,6 +72,26 @@ def export(config: ExportConfig) -> None:
     print("next: mergedistill predict with it as a teacher, or mergedistill finetune")
 
 
+def _require_languages(config: ExportConfig) -> None:
+    """Refuses a language that the run's log has no loss of."""
+    seen = {
+        name.split("/")[2] for row in read_log(config.run) for name in row if name.startswith("gold_loss/language/")
+    }
+    for language in config.languages:
+        if seen and language not in seen:
+            raise ValueError(
+                f"ExportConfig.languages: found {language!r}, expected languages that {config.run} was trained on:"
+                f" {', '.join(sorted(seen))}"
+            )
+
+
+def _kind(run: Run) -> str:
+    """What the card says the model is: its records tell of no teacher, or its loss never counted one."""
+    if not run.settings["k"]:
+        return "teacher"
+    return "gold_student" if GoldWeight(**run.settings["gold_weight"]).gold_only else "distilled"
+
+
 def _has_content(folder: epath.Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
@@ -88,7 +111,9 @@ def _card(config: ExportConfig, run: Run, vocabulary: Vocabulary, encoder: Encod
     settings = run.settings
     batch = settings["batch_size"]
     training: dict[str, str | float] = {
-        "Labels": "gold labels alone" if not settings["k"] else f"gold labels and the teachers' top {settings['k']}",
+        "Labels": "gold labels alone"
+        if _kind(run) != "distilled"
+        else f"gold labels and the teachers' top {settings['k']}",
         "Steps": step,
         "Sequences a step": batch,
         "Tokens of a sequence, at most": encoder.max_length,
@@ -101,6 +126,7 @@ def _card(config: ExportConfig, run: Run, vocabulary: Vocabulary, encoder: Encod
         training=training,
         evaluations=_evaluations(config.report),
         max_length=encoder.max_length,
+        kind=_kind(run),
     )
 
 

@@ -16,6 +16,7 @@ from mergedistill_jax.configs.layers import LayerLoop
 from mergedistill_jax.configs.losses import DistillationConfig
 from mergedistill_jax.configs.start import StartConfig
 from mergedistill_jax.configs.train import TrainConfig
+from mergedistill_jax.counting import counted
 from mergedistill_jax.data.batches import (
     SEQIO_ORDER,
     RecordMixture,
@@ -174,7 +175,10 @@ def _tell_the_end(config: TrainConfig, step: int, *, leaves_work: bool) -> None:
     if leaves_work:
         say("train: asked to leave by SIGTERM; the same command goes on from here")
         raise Preempted
-    say("next: mergedistill export, then mergedistill evaluate")
+    if step < config.steps:
+        say("next: mergedistill train again, with another stop_after or none: it goes on from here")
+    else:
+        say("next: mergedistill export, then mergedistill evaluate")
 
 
 def _first_state(
@@ -294,5 +298,5 @@ def _announcement(
         f"train: {size / 1e6:.1f}M parameters ({shape}) on {mixture.records:,} records of"
         f" {', '.join(sorted(set(mixture.languages)))}; {labels}\n"
         f"train: {config.steps:,} steps of {config.batch_size} x {mixture.max_length} tokens on"
-        f" {mesh.devices.size} {mesh.devices.flat[0].platform} device(s), from step {start:,} -> {config.output}"
+        f" {counted(mesh.devices.size, mesh.devices.flat[0].platform + ' device')}, from step {start:,} -> {config.output}"
     )

@@ -318,7 +318,8 @@ def given_for(files: list[str]) -> list[str]:
     """The macros that the files read and the demo's settings do not set."""
     texts = [text_with_includes(file.partition("=")[2]) for file in files]
     read = {name for text in texts for name in re.findall(r"%([A-Z_]+)", text)}
-    return flags(**{name: value for name, value in MACROS.items() if name in read})
+    bound = {name for text in texts for name in re.findall(r"^([A-Z_]+) =", text, re.MULTILINE)} - {"LANGUAGE"}
+    return flags(**{name: value for name, value in MACROS.items() if name in read - bound})
 
 
 def text_with_includes(path: str) -> str:
@@ -399,6 +400,18 @@ def test_all_mistyped_values_are_told_at_once(tmp_path: Path, capfd: pytest.Capt
         "TrainConfig.steps (%STEPS)",
         "add_students_mixture.folders (%HELDOUT)",
     ]
+
+
+def test_an_optimizer_of_optax_is_no_settings_of_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.gin"
+    path.write_text(
+        "from __gin__ import dynamic_registration\nimport optax\nfrom mergedistill_jax.configs import train\n"
+        "include 'gin/runs/student.gin'\ntrain.TrainConfig.optimizer = @optax.lion()\noptax.lion.learning_rate = 0.1\n"
+    )
+    macros = flags(OUTPUT="o", VOCABULARY="v", RECORDS=("r",), HELDOUT=("h",))
+    for more in ([], ["--dry_run"]):
+        said = refusal(["train", TRAIN[1], f"--gin_file={path}", *macros, *more], tmp_path, capfd)
+        assert said.endswith("TrainConfig.optimizer: found @optax.lion(), expected @optimizer.AdamWConfig()")
 
 
 def test_an_import_of_settings_from_their_code_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ class Progress:
         self._began = self._printed = time.monotonic()
 
     def update(self, count: int = 1, **figures: SupportsFloat) -> None:
-        """Adds `count` finished units; `figures` are shown with four digits."""
+        """Adds `count` finished units; `figures` are shown beside them."""
         self._done += count
         now = time.monotonic()
         if now - self._printed >= self._every_s:
@@ -36,9 +36,14 @@ class Progress:
         rate = (self._done - self._start) / seconds
         left = (self._total - self._done) / rate if rate else float("inf")
         when = f"took {_clock(seconds)}" if final else f"{_clock(left)} left"
-        shown = "".join(f", {name} {float(value):.4g}" for name, value in figures.items())
+        shown = "".join(f", {name} {_shown(value)}" for name, value in figures.items())
         line = f"{self._label} {self._done:,}/{self._total:,} {self._unit}, {rate:,.1f} {self._unit}/s, {when}{shown}"
         print(line, file=self._stream, flush=True)
+
+
+def _shown(value: SupportsFloat) -> str:
+    """A count in full, anything else with four digits."""
+    return f"{int(value):,}" if isinstance(value, int) or abs(float(value)) >= 10_000 else f"{float(value):.4g}"
 
 
 def _clock(seconds: float) -> str:
