@@ -294,9 +294,10 @@ def _announcement(
     size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     shape = f"{encoder.num_layers} x {encoder.hidden_size}, vocabulary {encoder.vocab_size:,}"
     labels = "gold labels alone" if config.gold_weight.gold_only else f"gold and top-{mixture.k} of the teachers"
+    devices = counted(mesh.devices.size, f"{mesh.devices.flat[0].platform} device")
     return (
         f"train: {size / 1e6:.1f}M parameters ({shape}) on {mixture.records:,} records of"
         f" {', '.join(sorted(set(mixture.languages)))}; {labels}\n"
         f"train: {config.steps:,} steps of {config.batch_size} x {mixture.max_length} tokens on"
-        f" {counted(mesh.devices.size, mesh.devices.flat[0].platform + ' device')}, from step {start:,} -> {config.output}"
+        f" {devices}, from step {start:,} -> {config.output}"
     )

@@ -25,8 +25,8 @@ def write_report(folder: epath.PathLike, report: Report) -> None:
     """Write report.html and report.json into `folder` (made if missing, gs:// allowed), replacing older ones.
 
     report.json holds `languages.LANG.MODEL.METRIC`, `rdt.METRIC` (student against teachers, percent),
-    `rdt_gold.METRIC`, `rdt_of.MODEL.METRIC` of students by other names, and `seconds`; what was not measured is absent. report.html is one
-    file that opens without a network.
+    `rdt_gold.METRIC`, `rdt_of.MODEL.METRIC` of students by other names, and `seconds`; what was not measured is absent.
+    report.html is one file that opens without a network.
     """
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
