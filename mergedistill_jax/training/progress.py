@@ -43,7 +43,11 @@ class Progress:
 
 def _shown(value: SupportsFloat) -> str:
     """A count in full, anything else with four digits."""
-    return f"{int(value):,}" if isinstance(value, int) or abs(float(value)) >= 10_000 else f"{float(value):.4g}"
+    return (
+        f"{int(value):,}"
+        if isinstance(value, int) or 10_000 <= abs(float(value)) < float("inf")
+        else f"{float(value):.4g}"
+    )
 
 
 def _clock(seconds: float) -> str:
