@@ -23,7 +23,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mergedistill_jax import cli
-from mergedistill_jax.pipeline import PipelineConfig, Step, steps_of
+from mergedistill_jax.configs.pipeline import PipelineConfig
+from mergedistill_jax.pipeline import Step, steps_of
 from mergedistill_jax.vocabulary.report import table
 
 LANGUAGES = ("en", "es")

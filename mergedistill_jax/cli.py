@@ -24,6 +24,7 @@ from typing import Any
 from etils import epath
 
 import gin
+from mergedistill_jax import __version__
 from mergedistill_jax.dry_run import DryRun, dry_run
 from mergedistill_jax.gin_types import check_bindings, macro_without_calls, type_errors, without_calls
 from mergedistill_jax.interrupts import interruptible
@@ -78,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "--version" in arguments:
+        print(f"mergedistill_jax {__version__}")
+        return 0
     if not arguments or arguments[0] == "help" or {"-h", "--help"} & set(arguments):
         print(usage())
         return 0 if arguments else 2
@@ -92,7 +96,9 @@ def _run(arguments: Sequence[str]) -> None:
         report = describe_stage(stage, gin_files, bindings, search_paths)
         print("\n".join(report.lines))
         if report.missing:
-            raise UsageError(f"{stage}: found no {', no '.join(report.missing)}, expected what the lines above say")
+            more = f" and {len(report.missing) - 5:,} more" if len(report.missing) > 5 else ""
+            missing = ", no ".join(report.missing[:5])
+            raise UsageError(f"{stage}: found no {missing}{more}, expected what the lines above say")
     else:
         run_stage(stage, gin_files, bindings, search_paths)
 
@@ -136,7 +142,7 @@ def usage() -> str:
     stages = "\n".join(f"  {name:<10}{text}" for name, (_, _, text) in STAGES.items())
     return (
         "usage: mergedistill STAGE --gin_file=FILE [--gin_file=FILE ...]"
-        " [--gin_search_paths=DIR,DIR] [--gin.NAME=VALUE ...] [--dry_run]"
+        " [--gin_search_paths=DIR,DIR] [--gin.NAME=VALUE ...] [--dry_run] [--version]"
         f"\n\nstages:\n{stages}\n\n"
         "Values are gin's: strings in quotes, --gin.OUTPUT=\"'runs/x'\". MERGEDISTILL_TRACEBACK=1 shows tracebacks."
     )
@@ -328,9 +334,9 @@ def _parse_files(stage: str, gin_files: Sequence[str], bindings: Sequence[str], 
         in_files = gin.config_str()
         config_class = _config_class(stage)
         _refuse_old_imports(in_files)
-        _require_settings(stage, _selector(config_class), gin_files)
-        for binding in bindings:
+        for binding in bindings if gin_files else ():
             _parse_binding(binding)
+        _require_settings(stage, _selector(config_class), gin_files)
         _require_known_macros(bindings, in_files)
         findings = check_bindings(config_class, _selector(config_class))
         _refuse_missing([*findings.missing, *_unbound_macros()])
@@ -346,10 +352,12 @@ def _require_settings(stage: str, selector: str, gin_files: Sequence[str]) -> No
         UsageError: names a file that does.
     """
     try:
-        gin.get_configurable(selector)
-    except (KeyError, ValueError) as error:
+        bound = gin.get_bindings(selector, resolve_references=False)
+    except (KeyError, ValueError):  # no file imports it
+        bound = {}
+    if not bound:
         found = f"found no settings of {stage}" if gin_files else "found no --gin_file"
-        raise UsageError(f"{found}, expected --gin_file={USUAL_FILES[stage]} or one like it") from error
+        raise UsageError(f"{found}, expected --gin_file={USUAL_FILES[stage]} or one like it")
 
 
 def _refuse_old_imports(config: str) -> None:
@@ -387,7 +395,7 @@ def _refuse_missing(missing: Sequence[str]) -> None:
 def _refuse_mistyped(mistyped: Sequence[str]) -> None:
     """Raises UsageError that names every value of another type than its field's."""
     if mistyped:
-        raise UsageError("; ".join(mistyped))
+        raise UsageError("; ".join(dict.fromkeys(mistyped)))
 
 
 def _parse_binding(binding: str) -> None:

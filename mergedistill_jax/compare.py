@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from mergedistill_jax.configs.compare import CompareConfig
+from mergedistill_jax.counting import counted
 from mergedistill_jax.evaluation.hidden_words import (
     HiddenSequences,
     NumberedText,
@@ -48,7 +49,7 @@ def compare(config: CompareConfig) -> dict[str, LanguageChoice]:
         ValueError: a candidate cannot be loaded or is too short, a corpus cannot be read, or no word can be compared.
     """
     names = _names(config.teachers)
-    print(f"compare: {len(names)} teachers on {', '.join(config.by_language)}")
+    print(f"compare: {counted(len(names), 'teacher')} on {', '.join(config.by_language)}")
     sources = {teacher: find_teacher(teacher) for teacher in config.teachers}
     tokenizers = {teacher: _tokenizer(source, config) for teacher, source in sources.items()}
     samples = {language: _sample(config, language, tokenizers) for language in config.by_language}

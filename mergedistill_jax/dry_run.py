@@ -32,7 +32,7 @@ class DryRun:
 
     def found(self, what: str, text: str) -> None:
         """Adds a line."""
-        self.lines.append(f"  {what:<11}{text}")
+        self.lines.append(f"  {what:<10} {text}")
 
     def lacks(self, what: str, name: str, expected: str) -> None:
         """Adds a line, and what is missing."""
@@ -52,8 +52,8 @@ def dry_run(stage: str, config: Any, corpus: Any = None) -> DryRun:
     output = getattr(config, "output", None)
     report.lines.append(f"{stage}: would {_WOULD[stage](config)} -> {output or 'standard output'}")
     if stage == "pipeline":
-        for language in config.languages:
-            _text(report, corpus, language)
+        for language in config.languages if isinstance(corpus, Call) else ():
+            _text(report, Call(corpus, {**corpus.arguments, "language": language}))
     else:
         _LOOK[stage](report, config)
     if output:
@@ -145,18 +145,18 @@ def _teacher(report: DryRun, path: str, what: str = "teacher", *, weights: bool 
     report.found(what, f"{source}: {', '.join(found) or 'a tokenizer'}")
 
 
-def _text(report: DryRun, corpus: Any, language: str | None = None) -> None:
+def _text(report: DryRun, corpus: Any) -> None:
     """The files of a corpus that would be registered; text that is generated or prepared elsewhere by its name."""
     if not isinstance(corpus, Call):
         return
-    given = dict(corpus.arguments)
-    language = language or given.get("language")
+    given = corpus.arguments
+    language = given.get("language") or ""
     if "files" in given:
         patterns = given["files"]
     elif {"folder", "pattern"} <= set(given):
-        patterns = [f"{given['folder']}/{given['pattern']}".replace("{language}", language or "")]
+        patterns = [f"{given['folder']}/{given['pattern']}".replace("{language}", language)]
     else:
-        report.found("text", f"{corpus.name}: {language or 'every language'}, no file of this machine")
+        report.found("text", f"{corpus}: {language}")
         return
     for pattern in patterns:
         parent, _, name = pattern.rpartition("/")
@@ -187,15 +187,16 @@ def _vocab(report: DryRun, config: Any) -> None:
 
     for name, path in method.teachers.items():
         languages = method.languages_of(name)
-        _teacher(report, path, name, weights=False)
+        report.found("name", name)
+        _teacher(report, path, weights=False)
         if found := local_teacher(path):
-            report.found("", f"{len(load_tokenizer(found.folder).tokens):,} tokens")
+            report.found("vocabulary", f"{len(load_tokenizer(found.folder).tokens):,} tokens")
         report.found(
             "", f"{counted(len(languages), 'language')}: {' '.join(languages)}" if languages else "no language"
         )
     if method.corpus is not None:
         for language in sorted({one for name in method.teachers for one in method.languages_of(name)}):
-            _text(report, method.corpus, language)
+            _text(report, method.corpus(language=language))
     report.lines += _shared_languages(config)
 
 
@@ -233,7 +234,7 @@ def _compare(report: DryRun, config: Any) -> None:
         report.found("language", f"{language}: {', '.join(teachers)}")
     _teachers(report, config.teachers)
     for language in config.by_language:
-        _text(report, config.corpus, language)
+        _text(report, config.corpus(language=language))
 
 
 def _train(report: DryRun, config: Any) -> None:
@@ -281,14 +282,10 @@ def _plan(report: DryRun, config: Any) -> None:
 def _would_vocab(config: Any) -> str:
     method = config.method
     if isinstance(method, LearnConfig):
-        return f"learn {counted(method.size, 'WordPiece token')} from {_named(method.corpus)}:{method.split}"
+        return f"learn {counted(method.size, 'WordPiece token')} from {method.corpus}:{method.split}"
     name = f" of the student {config.student.name}" if config.student else ""
     size = f", cut to {method.size:,} tokens" if method.size else ""
     return f"unite {counted(len(method.teachers), 'vocabulary', 'vocabularies')}{name}{size}"
-
-
-def _named(corpus: Any) -> str:
-    return corpus.name if isinstance(corpus, Call) else corpus
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -297,7 +294,7 @@ def _listed(names: Sequence[str]) -> str:
 
 _WOULD: Mapping[str, Callable[[Any], str]] = {
     "vocab": _would_vocab,
-    "predict": lambda c: f"run {c.teacher or 'no teacher'} on {_named(c.corpus)}:{c.split}, {counted(c.draws, 'draw')}",
+    "predict": lambda c: f"run {c.teacher or 'no teacher'} on {c.corpus}:{c.split}, {counted(c.draws, 'draw')}",
     "verify": lambda c: f"check {counted(len(c.folders), 'folder')} of records",
     "compare": lambda c: (
         f"score {counted(len(c.teachers), 'teacher')} on up to {counted(c.documents, 'document')} of {c.split!r} a"

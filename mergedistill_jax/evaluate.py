@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.configs.evaluate import EvaluateConfig
+from mergedistill_jax.counting import counted
 from mergedistill_jax.data.batches import RecordMixture, describe_mixture
 from mergedistill_jax.evaluation.fills import Reader, fill_examples, teacher_reader
 from mergedistill_jax.evaluation.masked_words import (
@@ -34,6 +35,8 @@ from mergedistill_jax.vocabulary.folder import Vocabulary as VocabularyFolder
 from mergedistill_jax.vocabulary.folder import read_vocabulary
 from mergedistill_jax.vocabulary.id_map import IdMap
 
+_BASELINE_MARGIN = 0.005
+"""Half a point: less than what so few words tell apart."""
 FINETUNE_RESULT = "result.json"
 TAGGING_METRICS = {"pos": {"tagging_f1": "tagging_f1"}, "ner": {"entity_f1": "ner_f1"}}
 
@@ -50,8 +53,8 @@ def evaluate(config: EvaluateConfig) -> Report:
             f"mixture {config.heldout}: language: found no {missing[0]!r}, expected one of {sorted(manifests)}"
         )
     print(
-        f"evaluate: {len(config.teachers)} teachers and {len(config.students)} students"
-        f" on {mixture.records:,} held-out records"
+        f"evaluate: {counted(len(config.teachers), 'teacher')} and {counted(len(config.students), 'student')}"
+        f" on {counted(mixture.records, 'held-out record')}"
     )
     vocabulary = read_vocabulary(mixture.vocabulary_folder)
     teachers = {language: _teacher(folder, manifests[language]) for language, folder in config.teachers.items()}
@@ -86,8 +89,34 @@ def evaluate(config: EvaluateConfig) -> Report:
     print(console_table(report))
     for fill in fills:
         print(_shown(fill))
+    for line in (*_at_baseline(report, students), *_without_example(config, report)):
+        print(f"evaluate: {line}")
     print(f"evaluate: wrote {config.output}/report.html and report.json\nnext: open {config.output}/report.html")
     return report
+
+
+def _at_baseline(report: Report, students: Iterable[str]) -> list[str]:
+    """Students that predict no better than the most frequent token, whatever they agree with."""
+    return [
+        f"{student} in {language} is at the baseline: {found:.1%} of masked words, the most frequent token {low:.1%}"
+        for language, models in report.languages.items()
+        for student in students
+        if (low := models.get("baseline", {}).get("masked_accuracy")) is not None
+        and (found := models.get(student, {}).get("masked_accuracy")) is not None
+        and found <= low + _BASELINE_MARGIN
+    ]
+
+
+def _without_example(config: EvaluateConfig, report: Report) -> list[str]:
+    """Languages whose held-out text had no sentence to fill in."""
+    if not config.examples or not report.fills:
+        return []
+    filled = {fill.language for fill in report.fills}
+    missing = [language for language in config.teachers if language not in filled]
+    return [
+        f"no sentence of {language} fits as an example: see evaluation/fills.py for their length"
+        for language in missing
+    ]
 
 
 def _manifests(mixture: RecordMixture) -> dict[str, Manifest]:
@@ -247,7 +276,7 @@ def _report(
             per_stage[stage.stage] = per_stage.get(stage.stage, 0.0) + stage.seconds
     per_stage["evaluate"] = own_seconds
     summary = (
-        f"{len(config.teachers)} teachers ({', '.join(languages)}), each with its own vocabulary, and one student over"
+        f"{counted(len(config.teachers), 'teacher')} ({', '.join(languages)}), each with its own vocabulary, and one student over"
         f" the union of {vocabulary.size:,} tokens, on the same {mixture.records:,} held-out masked sequences."
     )
     scored = {language: models.get("teacher", {}).get("scored_share") for language, models in languages.items()}

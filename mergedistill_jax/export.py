@@ -11,6 +11,7 @@ from etils import epath
 
 from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.configs.export import ExportConfig
+from mergedistill_jax.configs.schedules import GoldWeight
 from mergedistill_jax.evaluation.metrics import relative_deviation
 from mergedistill_jax.files import write_atomically
 from mergedistill_jax.json_objects import naming, object_of, read_json, require_type
@@ -18,7 +19,12 @@ from mergedistill_jax.locks import owns_output
 from mergedistill_jax.models.huggingface import save_masked_lm
 from mergedistill_jax.models.model_card import Evaluation, Teacher, model_card
 from mergedistill_jax.models.tokenizer_files import SpecialTokens
+<<<<<<< HEAD
 from mergedistill_jax.training.checkpoints import RUN_FILE, Checkpoints, Run, read_run
+=======
+from mergedistill_jax.training.checkpoints import Checkpoints, Run, read_run
+from mergedistill_jax.training.metrics import read_log
+>>>>>>> answers
 from mergedistill_jax.training.token_counts import TOKEN_COUNTS_FILE, read_token_counts, to_bytes
 from mergedistill_jax.vocabulary.folder import Vocabulary, read_vocabulary
 from mergedistill_jax.vocabulary.tokenizer import TOKENIZER_FILE
@@ -36,7 +42,12 @@ def export(config: ExportConfig) -> None:
         raise ValueError(
             f"{vocabulary.folder}: field hash: found {vocabulary.hash}, expected {run.vocabulary_hash} of {config.run}"
         )
+<<<<<<< HEAD
     encoder = object_of(epath.Path(config.run) / RUN_FILE, EncoderConfig, run.model, within="model")
+=======
+    _require_languages(config)
+    encoder = EncoderConfig(**run.model)
+>>>>>>> answers
     checkpoints = Checkpoints(config.run, alone=True)
     params = checkpoints.restore_params()
     step = checkpoints.latest_step
@@ -74,12 +85,33 @@ def export(config: ExportConfig) -> None:
     print("next: mergedistill predict with it as a teacher, or mergedistill finetune")
 
 
+<<<<<<< HEAD
 def _is_record(record: epath.Path, content: dict[str, str]) -> bool:
     """Whether the folder's record tells this export; one that is damaged tells none."""
     try:
         return read_json(record) == content
     except ValueError:
         return False
+=======
+def _require_languages(config: ExportConfig) -> None:
+    """Refuses a language that the run's log has no loss of."""
+    seen = {
+        name.split("/")[2] for row in read_log(config.run) for name in row if name.startswith("gold_loss/language/")
+    }
+    for language in config.languages:
+        if seen and language not in seen:
+            raise ValueError(
+                f"ExportConfig.languages: found {language!r}, expected languages that {config.run} was trained on:"
+                f" {', '.join(sorted(seen))}"
+            )
+
+
+def _kind(run: Run) -> str:
+    """What the card says the model is: its records tell of no teacher, or its loss never counted one."""
+    if not run.settings["k"]:
+        return "teacher"
+    return "gold_student" if GoldWeight(**run.settings["gold_weight"]).gold_only else "distilled"
+>>>>>>> answers
 
 
 def _has_content(folder: epath.Path) -> bool:
@@ -103,7 +135,13 @@ def _card(config: ExportConfig, run: Run, vocabulary: Vocabulary, encoder: Encod
         require_type(epath.Path(config.run) / RUN_FILE, f"settings.{field}", settings.get(field), kind)
     batch, k = settings["batch_size"], settings.get("k")
     training: dict[str, str | float] = {
+<<<<<<< HEAD
         "Labels": f"gold labels and the teachers' top {k}" if k else "gold labels alone",
+=======
+        "Labels": "gold labels alone"
+        if _kind(run) != "distilled"
+        else f"gold labels and the teachers' top {settings['k']}",
+>>>>>>> answers
         "Steps": step,
         "Sequences a step": batch,
         "Tokens of a sequence, at most": encoder.max_length,
@@ -116,6 +154,7 @@ def _card(config: ExportConfig, run: Run, vocabulary: Vocabulary, encoder: Encod
         training=training,
         evaluations=_evaluations(config.report),
         max_length=encoder.max_length,
+        kind=_kind(run),
     )
 
 

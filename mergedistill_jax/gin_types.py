@@ -41,12 +41,32 @@ def check_bindings(config_class: type, selector: str) -> Findings:
     return findings
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Call:
-    """A reference to code that was not called: `@corpora.add_jsonl()` with its arguments, macros replaced."""
+class Call(str):  # noqa: SLOT000 - few of them
+    """The name that a function would register and return, `@corpora.add_jsonl()`, where it was not called.
 
-    name: str
+    Attributes:
+        arguments: what gin would call it with, macros replaced.
+    """
+
     arguments: Mapping[str, Any]
+
+    def __new__(cls, function: str, arguments: Mapping[str, Any]) -> "Call":  # noqa: PYI034 - beartype reads it
+        """A Call of a function by its name, which is what it reads as."""
+        call = super().__new__(cls, function)
+        call.arguments = arguments
+        return call
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A function or class that a stage would call later, `@corpora.add_jsonl`, with its arguments in gin."""
+
+    function: str
+    arguments: Mapping[str, Any]
+
+    def __call__(self, **more: Any) -> Call:
+        """What it would be called with."""
+        return Call(self.function, {**self.arguments, **more})
 
 
 def without_calls(config_class: type, selector: str) -> Any:
@@ -69,7 +89,7 @@ def _made(function: Any, scopes: Sequence[str], selector: str) -> Any:
     arguments = {name: _resolved(value, scopes) for name, value in bindings.items()}
     if function.__module__.startswith(_SETTINGS):
         return function(**arguments)
-    return Call(name=function.__name__, arguments=arguments)
+    return Call(function.__name__, arguments)
 
 
 def _resolved(value: Any, scopes: Sequence[str]) -> Any:
@@ -80,7 +100,7 @@ def _resolved(value: Any, scopes: Sequence[str]) -> Any:
             return _made(configurable.wrapped, inner, configurable.selector)
         bindings = gin.get_bindings("/".join([*inner, configurable.selector]), resolve_references=False)
         arguments = {name: _resolved(one, inner) for name, one in bindings.items()}
-        return Call(name=configurable.wrapped.__name__, arguments=arguments)
+        return Reference(function=configurable.wrapped.__name__, arguments=arguments)
     if isinstance(value, Mapping):
         return {_resolved(k, scopes): _resolved(v, scopes) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -217,6 +237,8 @@ def _reference_fits(reference: Any, hint: Any) -> bool:
     if not isinstance(made, type):
         made = _hints(made).get("return", Any)
     made, wanted = typing.get_origin(made) or made, origin or hint
+    if made is Any and dataclasses.is_dataclass(wanted):
+        return False  # no code but ours makes settings
     if Any in (made, wanted) or not isinstance(made, type) or not isinstance(wanted, type):
         return True
     return issubclass(made, wanted) or (made is int and wanted is float)

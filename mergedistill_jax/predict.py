@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from mergedistill_jax.configs.predict import PredictConfig
 from mergedistill_jax.configs.worker import Worker, parse_worker
 from mergedistill_jax.corpus.packing import masked_records
+from mergedistill_jax.counting import counted, in_bytes
 from mergedistill_jax.manifest import Identity, Manifest, ShardEntry, open_for_writing, read_manifest
 from mergedistill_jax.schema import Record
 from mergedistill_jax.teachers.buckets import expected_rows
@@ -45,7 +46,8 @@ def predict(config: PredictConfig) -> Manifest:
     identity = _identity(config, source, tokenizer, corpus)
     print(
         f"predict: {source or 'no teacher, gold labels alone'} on {identity.corpus}"
-        f" ({identity.documents:,} documents) -> {config.output}" + (f" (worker {worker})" if worker.count > 1 else "")
+        f" ({counted(identity.documents, 'document')}) -> {config.output}"
+        + (f" (worker {worker})" if worker.count > 1 else "")
     )
     manifest = open_for_writing(config.output, identity)
     write_summary(config.output, corpus)
@@ -205,7 +207,7 @@ def _summary(manifest: Manifest) -> str:
     size = sum(entry.bytes for entry in manifest.shards)
     full = tokens / max(manifest.records * manifest.identity.max_length, 1)
     told = (
-        f"predict: {manifest.folder} holds {manifest.records:,} records, {tokens:,} tokens, {size / 1e6:,.1f} MB"
+        f"predict: {manifest.folder} holds {counted(manifest.records, 'record')}, {counted(tokens, 'token')}, {in_bytes(size)}"
         f" ({size / max(tokens, 1):.2f} bytes a token, sequences {full:.1%} full)"
     )
     return f"{told}\nnext: mergedistill verify, then mergedistill train" if manifest.complete else told

@@ -16,6 +16,7 @@ from mergedistill_jax.configs.layers import LayerLoop
 from mergedistill_jax.configs.losses import DistillationConfig
 from mergedistill_jax.configs.start import StartConfig
 from mergedistill_jax.configs.train import TrainConfig
+from mergedistill_jax.counting import counted
 from mergedistill_jax.data.batches import (
     SEQIO_ORDER,
     RecordMixture,
@@ -183,7 +184,10 @@ def _tell_the_end(config: TrainConfig, step: int, *, leaves_work: bool) -> None:
     if leaves_work:
         say("train: stopped by a signal, and saved; the same command goes on from here")
         raise Preempted
-    say("next: mergedistill export, then mergedistill evaluate")
+    if step < config.steps:
+        say("next: mergedistill train again, with another stop_after or none: it goes on from here")
+    else:
+        say("next: mergedistill export, then mergedistill evaluate")
 
 
 def _first_state(
@@ -315,9 +319,10 @@ def _announcement(
     size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     shape = f"{encoder.num_layers} x {encoder.hidden_size}, vocabulary {encoder.vocab_size:,}"
     labels = "gold labels alone" if config.gold_weight.gold_only else f"gold and top-{mixture.k} of the teachers"
+    devices = counted(mesh.devices.size, f"{mesh.devices.flat[0].platform} device")
     return (
         f"train: {size / 1e6:.1f}M parameters ({shape}) on {mixture.records:,} records of"
         f" {', '.join(sorted(set(mixture.languages)))}; {labels}\n"
         f"train: {config.steps:,} steps of {config.batch_size} x {mixture.max_length} tokens on"
-        f" {mesh.devices.size} {mesh.devices.flat[0].platform} device(s), from step {start:,} -> {config.output}"
+        f" {devices}, from step {start:,} -> {config.output}"
     )

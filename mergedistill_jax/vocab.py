@@ -13,6 +13,7 @@ from etils import epath
 from mergedistill_jax.configs.encoder import EncoderConfig
 from mergedistill_jax.configs.vocab import LearnConfig, UnionConfig, VocabConfig
 from mergedistill_jax.corpus.packing import tokenise
+from mergedistill_jax.counting import counted
 from mergedistill_jax.files import write_atomically
 from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.teachers.hub import find_teacher
@@ -45,10 +46,10 @@ def vocab(config: VocabConfig) -> Vocabulary:
         print(f"vocab: learn {method.size:,} WordPiece tokens from {source} -> {config.output}")
         vocabulary = _learn(config.output, method)
     else:
-        print(f"vocab: union of {len(method.teachers)} vocabularies -> {config.output}")
+        print(f"vocab: union of {counted(len(method.teachers), 'vocabulary', 'vocabularies')} -> {config.output}")
         vocabulary = _unite(config.output, method)
     print(f"vocab: wrote {vocabulary.size:,} tokens (hash {vocabulary.hash}) to {config.output}")
-    print("next: mergedistill predict" if isinstance(method, LearnConfig) else "next: mergedistill train")
+    print("next: mergedistill predict")
     return vocabulary
 
 

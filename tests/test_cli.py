@@ -17,6 +17,7 @@ from transformers import BertConfig, BertModel
 from mergedistill_jax import cli
 from mergedistill_jax.configs.train import TrainConfig
 from mergedistill_jax.configs.vocab import UnionConfig, VocabConfig
+from mergedistill_jax.gin_types import type_errors
 from mergedistill_jax.stage_log import read_stage_time, read_stage_times
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +25,7 @@ UNION = "--gin_file=gin/runs/union.gin"
 SETTINGS = """
 from __gin__ import dynamic_registration
 
-from mergedistill_jax.models import encoder
+from mergedistill_jax.configs import encoder
 from tasks import corpora
 
 encoder.EncoderConfig:
@@ -113,7 +114,9 @@ def test_an_unknown_or_empty_flag_is_refused(flag: str, tmp_path: Path, capfd: p
 
 
 def test_an_unknown_stage_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert refusal(["trian"], tmp_path, capfd) == f"stage: found 'trian', expected one of {', '.join(cli.STAGES)}"
+    assert (
+        refusal(["trian"], tmp_path, capfd) == f"stage: found 'trian', expected one of {', '.join(cli.STAGES)} (train?)"
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"], ["train", "--help"]])
@@ -194,7 +197,7 @@ def test_a_name_misspelt_in_a_file_is_refused_with_its_line(tmp_path: Path, capf
     )
     message = refusal(["vocab", f"--gin_file={path}"], tmp_path, capfd)
     assert message.startswith(
-        f"{path}: out: found no such parameter of vocab.VocabConfig, expected one of output, method, student."
+        f"{path}: out: found no such parameter of vocab.VocabConfig, expected one of output, method, student (output?)."
     )
     assert "line 3" in message
 
@@ -210,7 +213,8 @@ def test_a_value_that_nobody_gives_is_asked_for(
 
 def test_a_missing_gin_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     message = refusal(["vocab", "--gin_file=gin/runs/nothere.gin"], tmp_path, capfd)
-    assert message.startswith("gin/runs/nothere.gin: Unable to open file: gin/runs/nothere.gin")
+    assert message.startswith("gin/runs/nothere.gin: gin/runs/nothere.gin: not found in ['', ")
+    assert message.endswith("expected a gin file; --gin_search_paths=DIR names further folders")
 
 
 def test_a_file_of_the_search_path_is_found(merge: Merge, tmp_path: Path) -> None:
@@ -241,70 +245,304 @@ class Outer:
         ({"steps": "5"}, "Outer.steps: found '5', expected int"),
         ({"steps": 1.5}, "Outer.steps: found 1.5, expected int"),
         ({"steps": True}, "Outer.steps: found True, expected int"),
-        ({"limit": "none"}, "Outer.limit: found 'none', expected NoneType or int"),
-        ({"inner": Inner(rate="high")}, "Inner.rate: found 'high', expected float or int"),
+        ({"limit": "none"}, "Outer.limit: found 'none', expected int or None"),
+        ({"inner": Inner(rate="high")}, "Inner.rate: found 'high', expected float"),
+        ({"inner": 3}, "Outer.inner: found 3, expected @test_cli.Inner()"),
     ],
 )
-def test_a_value_of_another_type_is_refused_by_its_field(changes: dict, message: str) -> None:
-    with pytest.raises(cli.UsageError, match=re.escape(f"here.gin: {message}")):
-        cli._require_types(dataclasses.replace(Outer(), **changes), "here.gin")
+def test_a_value_of_another_type_is_named_by_its_field(changes: dict, message: str) -> None:
+    assert type_errors(dataclasses.replace(Outer(), **changes)) == [message]
 
 
 def test_an_integer_is_a_number_and_none_may_be_one(merge: Merge) -> None:
-    cli._require_types(Outer(limit=None, inner=Inner(rate=1)), "here.gin")
-    cli._require_types(VocabConfig(output="x", method=UnionConfig(teachers=merge.teachers)), "here.gin")
+    assert type_errors(Outer(limit=None, inner=Inner(rate=1))) == []
+    assert type_errors(VocabConfig(output="x", method=UnionConfig(teachers=merge.teachers))) == []
+
+
+TRAIN = ["train", "--gin_file=gin/runs/demo.gin", "--gin_file=gin/runs/student.gin"]
+WRONG = {
+    "vocab": (["--gin_file=gin/runs/union.gin"], "TEACHERS=('a',)", "UnionConfig.teachers"),
+    "predict": (["--gin_file=gin/runs/predict.gin"], "MASKING_RATE='0.15'", "MaskingConfig.rate"),
+    "verify": (["--gin_file=gin/runs/verify.gin"], "verify.VerifyConfig.sample=2.5", "VerifyConfig.sample"),
+    "compare": (["--gin_file=gin/runs/compare.gin"], "compare.CompareConfig.k='8'", "CompareConfig.k"),
+    "train": (["--gin_file=gin/runs/student.gin"], "optimizer.AdamWConfig.learning_rate=0.1", "AdamWConfig"),
+    "evaluate": (["--gin_file=gin/runs/evaluate.gin"], "HELDOUT='one'", "add_students_mixture.folders"),
+    "finetune": (["--gin_file=gin/runs/finetune.gin"], "finetune.FinetuneConfig.epochs=None", "FinetuneConfig.epochs"),
+    "export": (["--gin_file=gin/runs/export.gin"], "LANGUAGES=('en', 3)", "ExportConfig.languages"),
+    "plan": (["--gin_file=gin/runs/plan.gin"], "plan.PlanConfig.train=@masking.MaskingConfig()", "PlanConfig.train"),
+    "pipeline": ([], "pipeline.PipelineConfig.languages='en'", "PipelineConfig.languages"),
+}
+"""For each stage its files beside the demo's settings, a value of another type, and the field that it is for."""
+MACROS: dict[str, object] = {
+    "OUTPUT": "o",
+    "VOCABULARY": "v",
+    "RECORDS": ("r",),
+    "HELDOUT": ("h",),
+    "TEACHERS": {"en": "t"},
+    "SPLIT": "train",
+    "TEACHER": "t",
+    "DRAWS": 1,
+    "MASKING_RATE": 0.15,
+    "LANGUAGE": "en",
+    "FOLDER": "f",
+    "CANDIDATES": {"en": ("t",)},
+    "STUDENTS": {"s": "r"},
+    "MODEL": "m",
+    "TASK": "pos",
+    "FILE_FORMAT": "tsv",
+    "TRAIN_FILES": ("a",),
+    "TEST_FILES": ("b",),
+    "RUN": "r",
+    "LANGUAGES": ("en",),
+}
+HEAVY = ("tensorflow", "seqio", "jax", "flax", "orbax", "optax", "transformers", "matplotlib", "clu", "numpy")
+PROBE = f"""
+import sys
+from mergedistill_jax.cli import main
+status = main(sys.argv[1:])
+print(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
+sys.exit(status)
+"""
+
+
+def answered(arguments: list[str]) -> tuple[int, str, str]:
+    """Exit status, the line on standard error, and the libraries that were imported for it, of a process of its own."""
+    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    command = [sys.executable, "-c", PROBE, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    *said, loaded = done.stderr.rstrip("\n").split("\n") if done.stderr.rstrip("\n") else ["", ""]
+    return done.returncode, "\n".join(said) if said else loaded, loaded if said else ""
+
+
+def given_for(files: list[str]) -> list[str]:
+    """The macros that the files read and the demo's settings do not set."""
+    texts = [text_with_includes(file.partition("=")[2]) for file in files]
+    read = {name for text in texts for name in re.findall(r"%([A-Z_]+)", text)}
+    bound = {name for text in texts for name in re.findall(r"^([A-Z_]+) =", text, re.MULTILINE)} - {"LANGUAGE"}
+    return flags(**{name: value for name, value in MACROS.items() if name in read - bound})
+
+
+def text_with_includes(path: str) -> str:
+    text = (ROOT / path).read_text()
+    return text + "".join(text_with_includes(name) for name in re.findall(r"^include '(.+)'", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("stage", WRONG)
+def test_wrong_input_is_answered_before_a_library_is_imported(stage: str) -> None:
+    """A typo, missing settings, another type and a dry run of it: a process of its own each, for its imports count."""
+    files, wrong, field = WRONG[stage]
+    files = ["--gin_file=gin/runs/demo.gin", *files]
+    given = given_for(files)
+    cases = {
+        f"--gin.{wrong.partition('=')[0]}X=1": "X: ",
+        f"--gin.{wrong}": f": {field}",
+    }
+    for flag, expected in cases.items():
+        for more in ([], ["--dry_run"]):
+            status, said, loaded = answered([stage, *files, *given, flag, *more])
+            assert (status, loaded) == (2, ""), said
+            assert said.startswith("mergedistill: ")
+            assert said.count("\n") == 0
+            assert expected in said
+    status, said, loaded = answered([stage, *files[1:]])
+    assert (status, loaded) == (2, ""), said
+    missing = (
+        [flag.removeprefix("--gin.").partition("=")[0] for flag in given_for(files[1:])]
+        if files[1:]
+        else ["--gin_file"]
+    )
+    assert all(name in said for name in missing), said
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("train.TrainConfig.batch_size='x'", "TrainConfig.batch_size: found 'x', expected int"),
+        ("BATCH_SIZE='x'", "TrainConfig.batch_size (%BATCH_SIZE): found 'x', expected int"),
+        ("train.TrainConfig.model=3", "TrainConfig.model: found 3, expected @encoder.EncoderConfig"),
+        ("encoder.EncoderConfig.hidden_size='32'", "EncoderConfig.hidden_size: found '32', expected int"),
+        (
+            "optimizer.AdamWConfig.learning_rate=0.1",
+            "AdamWConfig.learning_rate: found 0.1, expected @schedules.LearningRate()",
+        ),
+        ("LEARNING_RATE='1e-3'", "LearningRate.peak (%LEARNING_RATE): found '1e-3', expected float"),
+        (
+            "train.TrainConfig.optimizer=@schedules.GoldWeight()",
+            "TrainConfig.optimizer: found @schedules.GoldWeight(), expected @optimizer.AdamWConfig()",
+        ),
+        (
+            "train.TrainConfig.optimizer=@optimizer.AdamWConfig",
+            "TrainConfig.optimizer: found @optimizer.AdamWConfig, expected @optimizer.AdamWConfig()",
+        ),
+        (
+            "VOCABULARY=None",
+            "add_students_mixture.vocabulary (%VOCABULARY): found None, expected str",
+        ),
+        ("RECORDS=('a', 3)", "add_students_mixture.folders (%RECORDS): found ('a', 3), expected Sequence[str]"),
+        ("train.TrainConfig.save_every=7", "TrainConfig.save_every: found 7, expected a multiple of log_every=50"),
+        ("GOLD_START=2.0", "GoldWeight.start: found 2.0, expected a weight from 0 to 1"),
+    ],
+)
+def test_types_come_before_ranges_and_the_field_is_named(
+    wrong: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    macros = {"OUTPUT": "o", "VOCABULARY": "v", "RECORDS": ("r",), "HELDOUT": ("h",)}
+    for more in ([], ["--dry_run"]):
+        said = refusal([*TRAIN, *flags(**macros), f"--gin.{wrong}", *more], tmp_path, capfd)
+        assert said.endswith(f": {message}"), said
+
+
+def test_all_mistyped_values_are_told_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    macros = {"OUTPUT": 3, "VOCABULARY": "v", "RECORDS": ("r",), "HELDOUT": "h", "STUDENT_STEPS": 1.5}
+    said = refusal([*TRAIN, *flags(**macros)], tmp_path, capfd)
+    assert [part.split(": found ")[0] for part in said.split(": ", 1)[1].split("; ")] == [
+        "TrainConfig.output (%OUTPUT)",
+        "TrainConfig.steps (%STEPS)",
+        "add_students_mixture.folders (%HELDOUT)",
+    ]
+
+
+def test_an_optimizer_of_optax_is_no_settings_of_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.gin"
+    path.write_text(
+        "from __gin__ import dynamic_registration\nimport optax\nfrom mergedistill_jax.configs import train\n"
+        "include 'gin/runs/student.gin'\ntrain.TrainConfig.optimizer = @optax.lion()\noptax.lion.learning_rate = 0.1\n"
+    )
+    macros = flags(OUTPUT="o", VOCABULARY="v", RECORDS=("r",), HELDOUT=("h",))
+    for more in ([], ["--dry_run"]):
+        said = refusal(["train", TRAIN[1], f"--gin_file={path}", *macros, *more], tmp_path, capfd)
+        assert said.endswith("TrainConfig.optimizer: found @optax.lion(), expected @optimizer.AdamWConfig()")
+
+
+def test_an_import_of_settings_from_their_code_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.gin"
+    path.write_text(
+        "from __gin__ import dynamic_registration\nfrom mergedistill_jax.models import encoder\n"
+        "encoder.EncoderConfig.num_layers = 2\n"
+    )
+    said = refusal(["vocab", f"--gin_file={path}", UNION], tmp_path, capfd)
+    right = "expected `from mergedistill_jax.configs import encoder`"
+    assert said.endswith(f"found `from mergedistill_jax.models import encoder`, {right}")
 
 
 # A dry run
 
 
-def test_a_dry_run_of_a_union_tells_sizes_and_writes_nothing(
-    merge: Merge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def looked(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Status, standard output and standard error of a dry run."""
+    capfd.readouterr()
+    status = cli.main([*arguments, "--dry_run"])
+    return status, *capfd.readouterr()
+
+
+def test_a_dry_run_of_a_union_tells_sizes_and_what_is_missing(
+    merge: Merge, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    given = flags(OUTPUT=str(tmp_path / "out"), TEACHERS={**merge.teachers, "de": "runs/not/yet"})
-    assert cli.main(["vocab", UNION, *given, "--dry_run"]) == 0
-    shown = capsys.readouterr().out
-    assert shown.startswith(f"vocab: would unite 3 vocabularies -> {tmp_path / 'out'}\n")
-    for language, folder in merge.teachers.items():
+    given = flags(OUTPUT=str(tmp_path / "out"), TEACHERS={**merge.teachers, "de": "runs/not/yet", "fr": "a/b-c"})
+    status, shown, said = looked(["vocab", UNION, *given], capfd)
+    assert status == 2
+    assert said == "mergedistill: vocab: found no teacher runs/not/yet, expected what the lines above say\n"
+    assert shown.startswith(f"# vocab: would unite 4 vocabularies -> {tmp_path / 'out'}\n")
+    for folder in merge.teachers.values():
         size = json.loads((Path(folder) / "config.json").read_text())["vocab_size"]
-        assert f"  {language}\n    from       {folder}\n    vocabulary {size:,} tokens\n" in shown
-    assert "  de\n    from       runs/not/yet\n    vocabulary not present\n    languages  1: de\n" in shown
+        assert re.search(rf"#   teacher    {folder}: bert, .*\n#   vocabulary {size:,} tokens\n", shown)
+    assert "#   teacher    a/b-c: not on this machine, would be downloaded from the hub\n" in shown
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_of_a_learned_vocabulary(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_dry_run_of_a_learned_vocabulary(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     files = ["--gin_file=gin/runs/demo.gin", "--gin_file=gin/runs/learn_vocabulary.gin"]
-    output = str(tmp_path / "out")
-    assert cli.main(["vocab", *files, *flags(LANGUAGE="en", OUTPUT=output), "--dry_run"]) == 0
-    expected = f"vocab: would learn 1,200 WordPiece tokens from grammar_en:train -> {output}\n"
-    assert capsys.readouterr().out == expected
-    assert list(tmp_path.iterdir()) == []
+    status, shown, said = looked(["vocab", *files, *flags(LANGUAGE="en", OUTPUT=str(tmp_path / "out"))], capfd)
+    assert (status, said) == (0, "")
+    assert shown.startswith(f"# vocab: would learn 1,200 WordPiece tokens from add_grammar:train -> {tmp_path}/out\n")
 
 
-def test_a_dry_run_of_another_stage_shows_its_configuration_before_its_data_are_there(
-    settings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_dry_run_of_train_names_what_is_missing_and_shows_its_configuration(
+    settings: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     macros = {"OUTPUT": str(tmp_path / "run"), "VOCABULARY": "runs/v", "RECORDS": ("runs/r",), "HELDOUT": ("runs/h",)}
     arguments = ["train", settings, "--gin_file=gin/runs/student.gin", *flags(**macros)]
     before = snapshot(tmp_path)
-    assert cli.main([*arguments, "--dry_run"]) == 0
-    shown = capsys.readouterr().out
-    assert shown.startswith("# would run: mergedistill train --gin_file=")
+    status, shown, said = looked(arguments, capfd)
+    assert status == 2
+    assert "found no records runs/r, no vocabulary runs/v, no held-out runs/h, expected" in said
+    assert shown.startswith("# train: would train 50 steps of 8 sequences -> ")
     assert "STUDENT_STEPS = 50" in shown
     assert "RECORDS = ('runs/r',)" in shown
     assert snapshot(tmp_path) == before
     kept = tmp_path / "shown.gin"
     kept.write_text(shown)
     again = cli.describe_stage("train", [str(kept)], [])
-    assert again.splitlines()[1:] == shown.rstrip("\n").splitlines()[1:]
+    assert again.lines[-1].rstrip("\n") == shown.split("\n\n", 1)[1].rstrip("\n")
     assert cli.main(arguments) == 2  # the same in earnest
 
 
+def test_a_dry_run_tells_how_much_of_the_text_the_records_and_the_output_there_is(
+    merge: Merge, settings: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "records"
+    shutil.copytree(merge.records["en"], output)
+    next(output.glob("shard-*.json")).unlink()
+    given = flags(OUTPUT=str(output), TEACHER=merge.teachers["en"])
+    status, shown, said = looked(["predict", settings, "--gin_file=gin/runs/predict.gin", *given], capfd)
+    assert (status, said) == (0, "")
+    assert re.search(rf"teacher    {merge.teachers['en']}: bert, weights of [\d.]+ kB\n", shown)
+    assert re.search(r"text       .*en.txt: 1 file, \d+ bytes\n", shown)
+    assert re.search(rf"output     {output}: 1 of 2 shards, not finished", shown)
+    status, shown, said = looked(["train", settings, *train_flags(merge, tmp_path, RECORDS=(str(output),))], capfd)
+    assert status == 2
+    assert f"found no records {output}, expected" in said  # unfinished
+    assert f"records    {output}: 1 of 2 shards, not finished\n" in shown
+    assert re.search(rf"held-out   {merge.heldout['en']}: .* complete\n", shown)
+
+
+@pytest.mark.parametrize(
+    ("stage", "macros", "missing"),
+    [
+        ("predict", {"TEACHER": "runs/no", "TEXT": "/nowhere/*.txt"}, ["teacher runs/no", "text /nowhere/*.txt"]),
+        ("verify", {"FOLDER": "runs/no", "TEACHER": "runs/none"}, ["records runs/no", "teacher runs/none"]),
+        ("compare", {"CANDIDATES": {"en": ("runs/no",)}}, ["teacher runs/no"]),
+        ("export", {"RUN": "runs/no", "LANGUAGES": ("en",)}, ["run runs/no"]),
+        (
+            "finetune",
+            {"MODEL": "runs/no", "TASK": "pos", "FILE_FORMAT": "tsv", "TRAIN_FILES": (), "TEST_FILES": ("no.tsv",)},
+            ["model runs/no", "text no.tsv"],
+        ),
+        (
+            "evaluate",
+            {
+                "TEACHERS": {"en": "runs/no"},
+                "STUDENTS": {"s": "runs/s"},
+                "HELDOUT": ("runs/h",),
+                "VOCABULARY": "runs/v",
+            },
+            ["records runs/h", "vocabulary runs/v", "teacher runs/no", "run runs/s"],
+        ),
+    ],
+)
+def test_a_dry_run_names_what_each_stage_lacks(
+    settings: str,
+    stage: str,
+    macros: dict[str, object],
+    missing: list[str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    macros = {"OUTPUT": str(tmp_path / "out"), **macros} if stage != "verify" else macros
+    more = ["FINETUNE_LEARNING_RATE", "FINETUNE_EPOCHS", "FINETUNE_SENTENCES"] if stage == "finetune" else []
+    given = [*flags(**macros), *flags(**dict.fromkeys(more, 1))]
+    if stage == "compare":
+        given.append("--gin.compare.CompareConfig.corpus=@corpora.add_files")
+    status, _, said = looked([stage, settings, f"--gin_file=gin/runs/{stage}.gin", *given], capfd)
+    assert status == 2
+    assert f"{stage}: found no {', no '.join(missing)}, expected" in said
+
+
 def test_a_dry_run_refuses_what_the_stage_would_refuse(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert refusal(["vocab", UNION, "--dry_run"], tmp_path, capfd).startswith("gin/runs/union.gin: %")
+    assert refusal(["vocab", UNION, "--dry_run"], tmp_path, capfd).startswith("gin/runs/union.gin: %OUTPUT, %TEACHERS:")
     given = flags(OUTPUT="x", TEECHERS={})
     assert "found a name that nothing reads" in refusal(["vocab", UNION, *given, "--dry_run"], tmp_path, capfd)
-    assert refusal(["train", UNION, "--dry_run"], tmp_path, capfd).startswith("gin/runs/union.gin: %OUTPUT: found no")
+    assert "found no settings of train" in refusal(["train", UNION, "--dry_run"], tmp_path, capfd)
 
 
 # Wrong input: the acceptance list of the stages

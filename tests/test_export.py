@@ -87,6 +87,14 @@ def test_the_card_names_teachers_languages_and_data(exported: Path) -> None:
         assert expected in card
 
 
+@pytest.mark.parametrize("language", ["de", "EN", "bn"])
+def test_a_language_that_the_student_never_had_is_refused(run: Path, tmp_path: Path, language: str) -> None:
+    config = ExportConfig(run=str(run), output=str(tmp_path / "out"), languages=("en", language))
+    with pytest.raises(ValueError, match=f"ExportConfig.languages: found '{language}', expected .*: en, es$"):
+        export(config)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_counts_of_tokens_go_with_the_model(run: Path, exported: Path) -> None:
     """What finetune tells unseen tokens by; a folder that transformers loads may hold it."""
     data = (exported / "token_counts.bin").read_bytes()

@@ -230,7 +230,7 @@ def commands_in(text: str, settings: str) -> list[list[str]]:
 def parsed(command: list[str]) -> str:
     """The stage of a command that names macros that are read, and leaves none without a value."""
     stage, files, paths, bindings = cli.parse(command)
-    cli._parse_files(files, bindings, paths)
+    cli._parse_files(stage, files, bindings, paths)
     return stage
 
 

@@ -12,7 +12,7 @@ class ExportConfig:
         run: folder written by train.
         output: folder to write; an older export there is replaced.
         vocabulary: its vocabulary folder; by default where the run found it.
-        languages: for the model card.
+        languages: for the model card; such as the run was trained on.
         name: for the model card; the output folder's name by default.
         report: folder with a report.json of evaluate, whose scores go into the card, or None.
     """

@@ -92,6 +92,12 @@ class Report:
         return relative_deviations(self.languages, student="student_gold")
 
     @property
+    def rdt_of(self) -> dict[str, dict[str, float]]:
+        """{model: {metric: RDT in percent}} of every model but teacher and baseline, by whatever name."""
+        students = sorted(self.models - {"teacher", "baseline"})
+        return {name: relative_deviations(self.languages, student=name) for name in students}
+
+    @property
     def models(self) -> set[str]:
         """Every model with a score."""
         return {name for models in self.languages.values() for name, values in models.items() if measured(values)}
@@ -139,6 +145,9 @@ def report_json(report: Report) -> dict[str, object]:
         for run, rows in report.curves.items()
     }
     computed: dict[str, object] = {"languages": languages, "rdt": report.rdt, "curves": curves}
+    others = {name: found for name, found in report.rdt_of.items() if name not in ("student", "student_gold") and found}
+    if others:
+        computed["rdt_of"] = others
     if report.rdt_gold:
         computed["rdt_gold"] = report.rdt_gold
     return dataclasses.asdict(report) | computed

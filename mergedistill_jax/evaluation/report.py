@@ -24,8 +24,9 @@ _MIN_COLUMN = 8
 def write_report(folder: epath.PathLike, report: Report) -> None:
     """Write report.html and report.json into `folder` (made if missing, gs:// allowed), replacing older ones.
 
-    report.json holds `languages.LANG.MODEL.METRIC`, `rdt.METRIC` (student against teachers, percent), `rdt_gold.METRIC`
-    and `seconds`; what was not measured is absent. report.html is one file that opens without a network.
+    report.json holds `languages.LANG.MODEL.METRIC`, `rdt.METRIC` (student against teachers, percent),
+    `rdt_gold.METRIC`, `rdt_of.MODEL.METRIC` of students by other names, and `seconds`; what was not measured is absent.
+    report.html is one file that opens without a network.
     """
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,13 +42,13 @@ def console_table(report: Report) -> str:
         metric = metric_of(name)
         by_model = {model: scores_of(report.languages, model, name) for model in report.models}
         models = [model for model in model_order(by_model) if by_model[model]]
-        rdt = {"student": report.rdt.get(name), "student_gold": report.rdt_gold.get(name)}
+        rdt = {model: found.get(name) for model, found in report.rdt_of.items()}
         rows = [[metric.title, *models]]
         for language in report.languages:
             scores = [by_model[model].get(language) for model in models]
             if any(score is not None for score in scores):
                 rows.append([f"  {language}", *("" if score is None else metric.format(score) for score in scores)])
-        if name in report.rdt:
+        if any(percent is not None for percent in rdt.values()):
             shown = [rdt.get(model) for model in models]
             rows.append(["  RDT, %", *("" if percent is None else _ascii_rdt(percent) for percent in shown)])
         blocks.append(rows)

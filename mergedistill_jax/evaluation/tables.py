@@ -49,14 +49,14 @@ def metric_table(report: Report, name: str) -> Table:
         if compared:
             cells.append(_rdt_cell(_deviation(name, by_model["teacher"], by_model["student"], language)))
         rows.append((language, cells))
-    rdt_of = {"student": report.rdt.get(name), "student_gold": report.rdt_gold.get(name)}
-    last = [_rdt_cell(rdt_of.get(model)) for model in models] + [Cell()]
+    rdt_of = {model: found.get(name) for model, found in report.rdt_of.items()}
+    last = [_rdt_cell(rdt_of.get(model)) for model in models] + ([Cell()] if compared else [])
     return Table(
         title=metric.title,
         note=metric.direction,
         columns=[model_label(model) for model in models] + (["Student vs teacher, %"] if compared else []),
         rows=rows,
-        last_row=("RDT, %", last) if compared else None,
+        last_row=("RDT, %", last) if any(percent is not None for percent in rdt_of.values()) else None,
     )
 
 

@@ -20,7 +20,7 @@ class Progress:
         self._began = self._printed = time.monotonic()
 
     def update(self, count: int = 1, **figures: SupportsFloat) -> None:
-        """Adds `count` finished units; `figures` are shown with four digits."""
+        """Adds `count` finished units; `figures` are shown beside them."""
         self._done += count
         now = time.monotonic()
         if now - self._printed >= self._every_s:
@@ -36,9 +36,16 @@ class Progress:
         rate = (self._done - self._start) / seconds
         left = (self._total - self._done) / rate if rate else float("inf")
         when = f"took {clock_time(seconds)}" if final else f"{clock_time(left)} left"
-        shown = "".join(f", {name} {float(value):.4g}" for name, value in figures.items())
+        shown = "".join(f", {name} {_shown(value)}" for name, value in figures.items())
         line = f"{self._label} {self._done:,}/{self._total:,} {self._unit}, {rate:,.1f} {self._unit}/s, {when}{shown}"
         print(line, file=self._stream, flush=True)
+
+
+def _shown(value: SupportsFloat) -> str:
+    """A count in full, anything else with four digits."""
+    number = float(value)
+    whole = isinstance(value, int) or 10_000 <= abs(number) < float("inf")
+    return f"{number:,.0f}" if whole else f"{number:.4g}"
 
 
 def clock_time(seconds: float) -> str:

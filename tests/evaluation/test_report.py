@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mergedistill_jax.evaluation import plots
+from mergedistill_jax.evaluation.content import report_json
 from mergedistill_jax.evaluation.display import METRICS, best_models, format_duration, format_rdt
 from mergedistill_jax.evaluation.page import fill_text, rdt_sentence, render_page
 from mergedistill_jax.evaluation.report import (
@@ -455,3 +456,14 @@ def test_console_table(report):
         assert line[: lines[0].index("student") + len("student")].rstrip()[-1] in "0123456789t"
         assert len(line) == len(lines[0])
     assert console_table(minimal()) == ""
+
+
+@pytest.mark.parametrize("names", [("t5x",), ("student", "t5x"), ("a", "b", "student_gold")])
+def test_rdt_is_given_for_students_by_any_name(names):
+    scores = {"teacher": {"masked_accuracy": 0.5}, "baseline": {"masked_accuracy": 0.1}}
+    scores |= {name: {"masked_accuracy": 0.4} for name in names}
+    found = Report(title="t", summary=["s"], languages={"en": scores}, seconds=1.0)
+    assert {name: round(rdt["masked_accuracy"], 6) for name, rdt in found.rdt_of.items()} == dict.fromkeys(names, -20.0)
+    assert console_table(found).splitlines()[-1].split() == ["RDT,", "%", *["-20.0"] * len(names)]
+    others = {name for name in names if name not in ("student", "student_gold")}
+    assert set(report_json(found)["rdt_of"]) == others

@@ -730,6 +730,32 @@ def test_the_front_matter_is_what_the_hub_reads():
     assert "license" not in yaml.safe_load(card().split("---\n")[1])
 
 
+@pytest.mark.parametrize(
+    ("kind", "said", "not_said"),
+    [
+        ("distilled", "distilled from the masked-language-model predictions of 1 teacher", "from scratch"),
+        ("gold_student", "without their predictions", "distilled from"),
+        ("teacher", "trained from scratch", "distilled"),
+    ],
+)
+def test_a_card_says_what_the_model_is(kind: str, said: str, not_said: str):
+    text = card(kind=kind, evaluations=[])
+    assert said in text
+    assert not_said not in text
+    assert ('"distillation"' in text) == (kind == "distilled")
+
+
+@pytest.mark.parametrize(
+    ("languages", "example"),
+    [(["bn"], "ঢাকা {fill"), (["xx", "de"], "Hauptstadt von {fill"), (["sw"], "mji mkuu wa {fill"), (["xx"], None)],
+)
+def test_an_example_is_in_a_language_of_the_model_or_there_is_none(languages: list[str], example: str | None):
+    text = card(languages=languages)
+    assert ("fill(f" in text) == (example is not None)
+    assert example is None or example in text
+    assert "Paris is" not in text
+
+
 def test_the_tables_hold_the_given_numbers_and_no_others():
     text = card()
     assert "| a\\|b | no | 50,000 |" in text
