@@ -276,8 +276,9 @@ def _report(
             per_stage[stage.stage] = per_stage.get(stage.stage, 0.0) + stage.seconds
     per_stage["evaluate"] = own_seconds
     summary = (
-        f"{counted(len(config.teachers), 'teacher')} ({', '.join(languages)}), each with its own vocabulary, and one student over"
-        f" the union of {vocabulary.size:,} tokens, on the same {mixture.records:,} held-out masked sequences."
+        f"{counted(len(config.teachers), 'teacher')} ({', '.join(languages)}), each with its own vocabulary, and one"
+        f" student over the union of {vocabulary.size:,} tokens, on the same"
+        f" {counted(mixture.records, 'held-out masked sequence')}."
     )
     scored = {language: models.get("teacher", {}).get("scored_share") for language, models in languages.items()}
     told = ", ".join(f"{share:.1%} in {language}" for language, share in scored.items() if share is not None)

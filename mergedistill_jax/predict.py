@@ -207,7 +207,7 @@ def _summary(manifest: Manifest) -> str:
     size = sum(entry.bytes for entry in manifest.shards)
     full = tokens / max(manifest.records * manifest.identity.max_length, 1)
     told = (
-        f"predict: {manifest.folder} holds {counted(manifest.records, 'record')}, {counted(tokens, 'token')}, {in_bytes(size)}"
-        f" ({size / max(tokens, 1):.2f} bytes a token, sequences {full:.1%} full)"
+        f"predict: {manifest.folder} holds {counted(manifest.records, 'record')}, {counted(tokens, 'token')},"
+        f" {in_bytes(size)} ({size / max(tokens, 1):.2f} bytes a token, sequences {full:.1%} full)"
     )
     return f"{told}\nnext: mergedistill verify, then mergedistill train" if manifest.complete else told

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from etils import epath
 
 from mergedistill_jax.configs.verify import VerifyConfig
-from mergedistill_jax.counting import counted
 from mergedistill_jax.evaluation.folder_checks import Tally, check_shards, read_folder
 from mergedistill_jax.evaluation.folder_report import FolderReport, report_of, reports_text
 from mergedistill_jax.evaluation.remasking import masked_again, remasking_problem, shards_of_corpus
@@ -69,9 +68,7 @@ def verify(config: VerifyConfig) -> list[FolderReport]:
     written = _write(config, reports)
     sound = [report for report in reports if report.sound]
     records = sum(report.records for report in sound)
-    print(
-        f"verify: {counted(records, 'record')} of {len(sound)} of {counted(len(reports), 'folder')}: sound; see {written}"
-    )
+    print(f"verify: {records:,} records of {len(sound)} of {len(reports)} folders are sound; see {written}")
     if len(sound) < len(reports):
         raise UnsoundError(reports, written)
     print("next: mergedistill train")
@@ -132,7 +129,7 @@ def _verify_folder(config: VerifyConfig, folder: str, partner: _Partner | None) 
     identity = manifest.identity
     replayed_by = partner.source if partner and partner.is_teacher else "nothing: no teacher given"
     print(
-        f"verify: {folder}: {identity.language}, {counted(identity.num_shards, 'shard')}, {counted(manifest.records, 'record')},"
+        f"verify: {folder}: {identity.language}, {identity.num_shards} shards, {manifest.records:,} records,"
         f" k={identity.k}; replay of {replayed_by}"
     )
     tokenizer = partner.tokenizer if partner else None
