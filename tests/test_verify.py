@@ -783,7 +783,7 @@ def test_all_tokens_as_candidates_of_a_teacher_that_knows_nothing(tmp_path, teac
         {"max_length": 4, "masking": MaskingConfig(rate=0.5, max_share=0.5)},
         {"max_length": 5, "masking": MaskingConfig(rate=0.9, max_share=1.0), "draws": 3},
         {"max_length": 5, "masking": MaskingConfig(rate=0.25, max_share=0.25, cover=True), "draws": 4},
-        {"masking": MaskingConfig(rate=0.2, max_count=1, replacement="mask")},
+        {"masking": MaskingConfig(rate=0.2, max_count=4, replacement="mask")},
     ],
 )
 def test_what_predict_writes_with_settings_at_their_edges_is_sound(tmp_path, teachers, packing, changes):
