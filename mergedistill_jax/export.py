@@ -19,12 +19,8 @@ from mergedistill_jax.locks import owns_output
 from mergedistill_jax.models.huggingface import save_masked_lm
 from mergedistill_jax.models.model_card import Evaluation, Teacher, model_card
 from mergedistill_jax.models.tokenizer_files import SpecialTokens
-<<<<<<< HEAD
 from mergedistill_jax.training.checkpoints import RUN_FILE, Checkpoints, Run, read_run
-=======
-from mergedistill_jax.training.checkpoints import Checkpoints, Run, read_run
 from mergedistill_jax.training.metrics import read_log
->>>>>>> answers
 from mergedistill_jax.training.token_counts import TOKEN_COUNTS_FILE, read_token_counts, to_bytes
 from mergedistill_jax.vocabulary.folder import Vocabulary, read_vocabulary
 from mergedistill_jax.vocabulary.tokenizer import TOKENIZER_FILE
@@ -42,12 +38,8 @@ def export(config: ExportConfig) -> None:
         raise ValueError(
             f"{vocabulary.folder}: field hash: found {vocabulary.hash}, expected {run.vocabulary_hash} of {config.run}"
         )
-<<<<<<< HEAD
-    encoder = object_of(epath.Path(config.run) / RUN_FILE, EncoderConfig, run.model, within="model")
-=======
     _require_languages(config)
-    encoder = EncoderConfig(**run.model)
->>>>>>> answers
+    encoder = object_of(epath.Path(config.run) / RUN_FILE, EncoderConfig, run.model, within="model")
     checkpoints = Checkpoints(config.run, alone=True)
     params = checkpoints.restore_params()
     step = checkpoints.latest_step
@@ -85,14 +77,14 @@ def export(config: ExportConfig) -> None:
     print("next: mergedistill predict with it as a teacher, or mergedistill finetune")
 
 
-<<<<<<< HEAD
 def _is_record(record: epath.Path, content: dict[str, str]) -> bool:
     """Whether the folder's record tells this export; one that is damaged tells none."""
     try:
         return read_json(record) == content
     except ValueError:
         return False
-=======
+
+
 def _require_languages(config: ExportConfig) -> None:
     """Refuses a language that the run's log has no loss of."""
     seen = {
@@ -111,7 +103,6 @@ def _kind(run: Run) -> str:
     if not run.settings["k"]:
         return "teacher"
     return "gold_student" if GoldWeight(**run.settings["gold_weight"]).gold_only else "distilled"
->>>>>>> answers
 
 
 def _has_content(folder: epath.Path) -> bool:
@@ -135,13 +126,7 @@ def _card(config: ExportConfig, run: Run, vocabulary: Vocabulary, encoder: Encod
         require_type(epath.Path(config.run) / RUN_FILE, f"settings.{field}", settings.get(field), kind)
     batch, k = settings["batch_size"], settings.get("k")
     training: dict[str, str | float] = {
-<<<<<<< HEAD
-        "Labels": f"gold labels and the teachers' top {k}" if k else "gold labels alone",
-=======
-        "Labels": "gold labels alone"
-        if _kind(run) != "distilled"
-        else f"gold labels and the teachers' top {settings['k']}",
->>>>>>> answers
+        "Labels": f"gold labels and the teachers' top {k}" if _kind(run) == "distilled" else "gold labels alone",
         "Steps": step,
         "Sequences a step": batch,
         "Tokens of a sequence, at most": encoder.max_length,

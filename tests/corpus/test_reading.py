@@ -8,9 +8,10 @@ import lzma
 import pyarrow as pa
 import pytest
 
+from mergedistill_jax.configs.splits import Split
 from mergedistill_jax.corpus import reading
 from mergedistill_jax.corpus.reading import CorpusError, open_text
-from mergedistill_jax.corpus.sources import Split, documents
+from mergedistill_jax.corpus.sources import documents
 
 EVERYTHING = Split()
 

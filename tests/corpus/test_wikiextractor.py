@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from mergedistill_jax.corpus.sources import CorpusError, Split, documents
+from mergedistill_jax.configs.splits import Split
+from mergedistill_jax.corpus.sources import CorpusError, documents
 
 EVERYTHING = Split()
 
