@@ -14,11 +14,11 @@ _Path = type(epath.Path("x"))
 _glob_of_etils = _Path.glob
 
 
-def _glob(path: epath.Path, pattern: str) -> Iterator[epath.Path]:
-    folder = str(path)
+def _glob(self: epath.Path, pattern: str) -> Iterator[epath.Path]:
+    folder = str(self)
     if "://" in folder or glob.escape(folder) == folder:
-        return _glob_of_etils(path, pattern)
-    return _glob_of_etils(type(path)(glob.escape(folder)), pattern)
+        return _glob_of_etils(self, pattern)
+    return _glob_of_etils(type(self)(glob.escape(folder)), pattern)
 
 
 _Path.glob = _glob
