@@ -43,11 +43,8 @@ class Progress:
 
 def _shown(value: SupportsFloat) -> str:
     """A count in full, anything else with four digits."""
-    return (
-        f"{int(value):,}"
-        if isinstance(value, int) or 10_000 <= abs(float(value)) < float("inf")
-        else f"{float(value):.4g}"
-    )
+    whole = isinstance(value, int) or 10_000 <= abs(float(value)) < float("inf")
+    return f"{int(float(value)):,}" if whole else f"{float(value):.4g}"
 
 
 def _clock(seconds: float) -> str:
