@@ -239,7 +239,7 @@ def _reference_fits(reference: Any, hint: Any) -> bool:
     made, wanted = typing.get_origin(made) or made, origin or hint
     if made is Any and dataclasses.is_dataclass(wanted):
         return False  # no code but ours makes settings
-    if Any in (made, wanted) or not isinstance(made, type) or not isinstance(wanted, type):
+    if made is Any or wanted is Any or not isinstance(made, type) or not isinstance(wanted, type):
         return True
     return issubclass(made, wanted) or (made is int and wanted is float)
 

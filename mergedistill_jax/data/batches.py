@@ -124,6 +124,9 @@ def _shares(mixture: str, tasks: list[seqio.Task]) -> list[float]:
 def _record_source(task: seqio.Task) -> RecordSource:
     if not isinstance(task.source, RecordSource):
         raise RecordError(f"task {task.name}: found a {type(task.source).__name__}, expected a record folder")
+    for one in task.preprocessors:
+        if isinstance(one, ReadRecords) and one.name != task.name:  # its rows would be trained on and in no metric
+            raise RecordError(f"task {task.name}: ReadRecords: name: found {one.name!r}, expected {task.name!r}")
     return task.source
 
 
@@ -266,9 +269,18 @@ def _seqio_batches(
 ) -> Iterator[Batch]:
     """Batches in SeqIO's order: every process reads the whole stream, and finding a step takes as long as the steps."""
     dataset = seqio_dataset(mixture, mixture.name, seed=seed, shuffle=True, num_epochs=None)
+    _require_examples(mixture)
     dataset = dataset.skip(start_step * batch_size).batch(batch_size, drop_remainder=True)
     for batch in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
         yield {name: values[rows] for name, values in dict(batch).items()}
+
+
+def _require_examples(mixture: RecordMixture) -> None:
+    """Raises RecordError where a task's preprocessors leave no example: an endless dataset of none never answers."""
+    for task in _tasks(mixture):
+        one = seqio_dataset(mixture, task, seed=0, shuffle=False, num_epochs=1).take(1)
+        if not list(one.as_numpy_iterator()):
+            raise RecordError(f"task {task.name}: found no example behind its preprocessors, expected at least one")
 
 
 def _seqio_evaluation_batches(mixture: RecordMixture, batch_size: int, rows: Int[np.ndarray, " r"]) -> Iterator[Batch]:

@@ -46,8 +46,15 @@ class DistillationFeatureConverter(seqio.FeatureConverter):
         length, rows, k = task_feature_lengths["token_ids"], task_feature_lengths["masked_positions"], self._k
 
         def convert(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            # SeqIO cuts every feature by itself: positions of tokens that were cut off would stay.
+            inside = tf.reduce_all(example["masked_positions"] < tf.shape(example["token_ids"])[0])
+            told = (
+                f"task_feature_lengths: found token_ids={length}, expected more: a masked position lies beyond the cut"
+            )
+            with tf.control_dependencies([tf.debugging.Assert(inside, [told])]):
+                token_ids = padded(example["token_ids"], length)
             return {
-                "token_ids": padded(example["token_ids"], length),
+                "token_ids": token_ids,
                 "lengths": tf.shape(example["token_ids"])[0],
                 "masked_positions": padded(example["masked_positions"], rows),
                 "gold_ids": padded(example["gold_ids"], rows),

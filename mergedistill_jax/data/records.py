@@ -122,6 +122,7 @@ class ReadRecords:
     A task that has this one alone is read without SeqIO's help, in our own order; see batches.py.
 
     Attributes:
+        name: of the task, the feature `source` of its examples.
         files, layout, max_length, id_map: what it takes to read a record.
     """
 
@@ -131,7 +132,7 @@ class ReadRecords:
         self.files = source.files
         self.layout, self.max_length = identity.layout, identity.max_length
         self.id_map = source.vocabulary.id_map(source.teacher)
-        self._name = name
+        self.name = name
 
     def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """Examples of serialised records."""
@@ -139,7 +140,7 @@ class ReadRecords:
 
     def _example(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         parsed = schema.parse_record(serialized, self.layout)
-        return {**to_student_ids(self.id_map, parsed, self.max_length), "source": tf.constant(self._name)}
+        return {**to_student_ids(self.id_map, parsed, self.max_length), "source": tf.constant(self.name)}
 
 
 def add_record_task(name: str, folder: str, vocabulary_folder: str, shards: Collection[int] | None = None) -> str:

@@ -35,7 +35,6 @@ from mergedistill_jax.t5x_adapter.datasets import GOLD_WEIGHT, LOSS_SCALE, Recor
 from mergedistill_jax.t5x_adapter.means import mean_of
 from mergedistill_jax.train import describe_run, student_encoder
 from mergedistill_jax.training.checkpoints import CHECKPOINT_FOLDER, RUN_FILE, CheckpointError, Run, read_run
-from mergedistill_jax.training.log_normalizer import log_normalizer
 from mergedistill_jax.training.metrics import NAMES
 from mergedistill_jax.training.step import StepConfig, position_sums, project, score
 from mergedistill_jax.vocabulary.folder import read_vocabulary
@@ -156,16 +155,16 @@ class Student(t5x.models.BaseModel):
             candidates are wanted, also `candidate_ids` and `candidate_log_probs` [b, m, c], the most probable first.
         """
         del rng
-        scores = self._scores(params, batch, None)
+        projection = project(self._apply, params, batch, None)
+        scores = score(projection, batch, self._step_config)
         aux = {"gold_nll": scores.log_normalizer - scores.gold}
-        rows, table, bias = project(self._apply, params, batch, None)
-        if self._candidates:
-            logits = jnp.einsum("bmd,vd->bmv", rows, table, preferred_element_type=jnp.float32) + bias
-            highest, aux["candidate_ids"] = jax.lax.top_k(logits, self._candidates)
-            aux["candidate_log_probs"] = highest - scores.log_normalizer[..., None]
-        flat = rows.reshape(-1, rows.shape[-1])
-        _, best = log_normalizer(flat, table, bias, chunk_size=self._step_config.chunk_size)
-        return best.reshape(rows.shape[:2]), aux
+        if not self._candidates:
+            return scores.best, aux
+        rows, table, bias = projection
+        logits = jnp.einsum("bmd,vd->bmv", rows, table, preferred_element_type=jnp.float32) + bias
+        highest, aux["candidate_ids"] = jax.lax.top_k(logits, self._candidates)
+        aux["candidate_log_probs"] = highest - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        return aux["candidate_ids"][..., 0], aux
 
     def score_batch(self, params: Any, batch: Batch, return_intermediates: bool = False) -> Any:  # noqa: FBT001, FBT002 - T5X's signature
         """The sum of the gold tokens' log-probabilities of every sequence [b], in nats."""

@@ -9,10 +9,11 @@ A checkpoint is written aside and renamed, so that it is there whole, with its p
 
 import dataclasses
 import functools
+import glob
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -22,7 +23,6 @@ from orbax.checkpoint.options import MultiprocessingOptions
 
 from mergedistill_jax.files import write_atomically
 from mergedistill_jax.json_objects import read_object
-from mergedistill_jax.training import literal_globs  # noqa: F401 - Orbax needs it
 from mergedistill_jax.training.distributed import lead_first, told_by_lead
 from mergedistill_jax.training.state_tree import from_tree, is_old, params_of, to_old_tree, to_tree
 from mergedistill_jax.training.step import TrainState
@@ -135,7 +135,7 @@ class Checkpoints:
         self._save_every = save_every
         self._alone = alone
         self._processes = _only_this_process() if alone else MultiprocessingOptions()
-        self._folder = checkpoint_folder(folder).resolve()
+        self._folder = _literal(checkpoint_folder(folder).resolve())
         self._needs_metadata = self._folder.name == CHECKPOINT_FOLDER
         self._passed_over: dict[int, str] = {}
         self._manager: ocp.CheckpointManager | None = None
@@ -348,6 +348,21 @@ def _only_this_process() -> MultiprocessingOptions:
     """Orbax waits for nobody."""
     here = jax.process_index()
     return MultiprocessingOptions(primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}")
+
+
+class _LiteralPath(type(epath.Path("."))):
+    """A local path whose own name is no pattern; so are the paths that are derived from it.
+
+    Orbax looks for the parts of a checkpoint with `path.glob("ocdbt.process_*")`. etils hands both to `glob` as one
+    pattern, which finds nothing in `runs/[a]`, and Orbax then finishes a checkpoint without an index.
+    """
+
+    def glob(self, pattern: str) -> Iterator[epath.Path]:
+        return super(_LiteralPath, type(self)(glob.escape(str(self)))).glob(pattern)
+
+
+def _literal(folder: epath.Path) -> epath.Path:
+    return folder if "://" in str(folder) else _LiteralPath(folder)
 
 
 def checkpoint_folder(folder: epath.PathLike) -> epath.Path:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from mergedistill_jax.products import product
+from mergedistill_jax.products import product, rounded
 
 LOWEST = -1e9
 """Finite logit of what is no column of the chunk."""
@@ -27,17 +28,25 @@ _ROWS = 8
 
 
 class VocabularyScores(NamedTuple):
-    """Scores of n rows over a vocabulary, all in float32.
+    """Scores of n rows over a vocabulary.
 
     Attributes:
-        log_normalizer: [n] log-sum-exp of the logits.
-        highest: [n] the largest logit; it has no gradient.
-        picked: [n, k] logits of single tokens.
+        log_normalizer: [n] log-sum-exp of the logits, in float32; never below a picked logit.
+        best: [n] id of the largest logit, in int32; of equal ones the lowest id. It has no gradient.
+        picked: [n, k] logits of single tokens, in float32.
     """
 
     log_normalizer: Any
-    highest: Any
+    best: Any
     picked: Any
+
+
+class _Cut(NamedTuple):
+    """How the vocabulary is cut, and by what its logits are divided."""
+
+    width: int
+    shards: int = 1
+    temperature: float = 1.0
 
 
 def vocabulary_scores(
@@ -48,8 +57,9 @@ def vocabulary_scores(
     *,
     chunk_size: int,
     shards: int = 1,
+    temperature: float = 1.0,
 ) -> VocabularyScores:
-    """Log-normalisers, the highest logits, and the logits of single tokens.
+    """Log-normalisers, the most probable tokens, and the logits of single tokens.
 
     Args:
         rows: in the dtype of the matrix products; sums are in float32 always.
@@ -60,11 +70,12 @@ def vocabulary_scores(
         chunk_size: tokens of the vocabulary at a time, over all shards together.
         shards: of the table's first axis over devices: a chunk takes the same columns of every shard, so that all
             devices work on each, and they exchange nothing until the end. Must divide v.
+        temperature: all logits, the picked ones too, are divided by it.
     """
     if table.shape[0] % shards:
         raise ValueError(f"shards: found {shards}, expected a divisor of the vocabulary, {table.shape[0]}")
     width = max(1, min(chunk_size // shards, table.shape[0] // shards))
-    found: Any = _scores(width, shards, rows, table, bias, ids)
+    found: Any = _scores(_Cut(width, shards, temperature), rows, table, bias, ids)
     return VocabularyScores(*found)
 
 
@@ -72,34 +83,20 @@ def log_normalizer(
     rows: Float[Array, "n d"], table: Float[Array, "v d"], bias: Float[Array, " v"], *, chunk_size: int
 ) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
     """Log-normalisers and the most probable token of each row, of equals the first: for predictions, no gradient."""
-    folded, folded_bias = _folded(table, bias, 1)
-    width = max(1, min(chunk_size, len(table)))
-
-    def step(carry: tuple[Array, Array, Array], index: Array) -> tuple[tuple[Array, Array, Array], None]:
-        highest, total, best = carry
-        part, part_bias, valid, start = _chunk(folded, folded_bias, index, width)
-        logits = _logits(rows, part, part_bias, valid)[0]
-        top, here = jnp.max(logits, axis=0), jnp.argmax(logits, axis=0)
-        raised = jnp.maximum(highest, top)
-        total = total * jnp.exp(highest - raised) + jnp.sum(jnp.exp(logits - raised), axis=0)
-        return (raised, total, jnp.where(top > highest, start + here, best)), None
-
-    count = len(rows)
-    first = (jnp.full(count, 2 * LOWEST, jnp.float32), jnp.zeros(count, jnp.float32), jnp.zeros(count, jnp.int32))
-    (highest, total, best), _ = jax.lax.scan(step, first, jnp.arange(-(-len(table) // width)))
-    return highest + jnp.log(total), best
+    return _walk(_Cut(max(1, min(chunk_size, len(table)))), rows, table, bias)
 
 
 def token_logits(
     rows: Float[Array, "n d"], table: Float[Array, "v d"], bias: Float[Array, " v"], ids: Int[Array, "n k"]
 ) -> Float[Array, "n k"]:
     """Logits of single tokens, in float32."""
-    picked = jnp.einsum("nd,nkd->nk", rows, table[ids].astype(rows.dtype), preferred_element_type=jnp.float32)
+    rows, tokens = rounded(rows, rows.dtype), rounded(table[ids], rows.dtype)
+    picked = jnp.einsum("nd,nkd->nk", rows, tokens, preferred_element_type=jnp.float32)
     return picked + bias[ids].astype(jnp.float32)
 
 
-def _chunk(table: Array, bias: Array, index: Array, width: int) -> tuple[Array, Array, Array, Array]:
-    """Chunk number `index` of [shards, v / shards] columns: its table, bias, validity and start.
+def _chunk(table: Array, bias: Array, index: Array, width: int, dtype: DTypeLike) -> tuple[Array, Array, Array, Array]:
+    """Chunk number `index` of [shards, v / shards] columns: its table in `dtype`, its bias, validity and start.
 
     The last chunk begins early enough to be whole; columns that the one before it has are not valid.
     """
@@ -107,13 +104,27 @@ def _chunk(table: Array, bias: Array, index: Array, width: int) -> tuple[Array, 
     start = jnp.minimum(index * width, size - width)
     part = jax.lax.dynamic_slice_in_dim(table, start, width, axis=1)
     valid = start + jnp.arange(width) >= index * width
-    return part, jax.lax.dynamic_slice_in_dim(bias, start, width, axis=1), valid, start
+    return part.astype(dtype), jax.lax.dynamic_slice_in_dim(bias, start, width, axis=1), valid, start
 
 
-def _logits(rows: Array, part: Array, bias: Array, valid: Array) -> Array:
+def _logits(rows: Array, part: Array, bias: Array, valid: Array, temperature: float) -> Array:
     """[shards, width, n] in float32."""
-    found = _over_shards(part.astype(rows.dtype), rows, (1, 1))
-    return jnp.where(valid[:, None], found + bias[..., None], LOWEST)
+    found = _over_shards(part, rows, (1, 1)) + bias[..., None]
+    return jnp.where(valid[:, None], _cooled(found, temperature), LOWEST)
+
+
+def _cooled(logits: Array, temperature: float) -> Array:
+    return logits if temperature == 1.0 else logits / temperature
+
+
+def _top_of_chunk(logits: Array) -> tuple[Array, Array]:
+    """[shards, n] largest logits of [shards, width, n], and their columns; of equal ones the first.
+
+    Two plain reductions: one of pairs, as jnp.argmax makes it, costs a TPU the same and a CPU far more.
+    """
+    top = jnp.max(logits, axis=1)
+    columns = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    return top, jnp.min(jnp.where(logits == top[:, None], columns, logits.shape[1]), axis=1)
 
 
 def _sum_over_chunk(shares: Array) -> Array:
@@ -139,46 +150,61 @@ def _folded(table: Array, bias: Array, shards: int) -> tuple[Array, Array]:
     return table.reshape(shards, -1, table.shape[1]), bias.reshape(shards, -1).astype(jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _scores(width: int, shards: int, rows: Array, table: Array, bias: Array, ids: Array) -> tuple[Array, Array, Array]:
-    folded, folded_bias = _folded(table, bias, shards)
-    size, count = folded.shape[1], len(rows)
+def _walk(cut: _Cut, rows: Array, table: Array, bias: Array) -> tuple[Array, Array]:
+    """Log-normalisers [n] and the ids of the largest logits [n]."""
+    rows = rounded(rows, rows.dtype)
+    folded, folded_bias = _folded(table, bias, cut.shards)
+    size, shape = folded.shape[1], (cut.shards, len(rows))
 
-    def step(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
-        highest, total = carry
-        part, part_bias, valid, _ = _chunk(folded, folded_bias, index, width)
-        logits = _logits(rows, part, part_bias, valid)
-        raised = jnp.maximum(highest, jnp.max(logits, axis=1))
+    def step(carry: tuple[Array, Array, Array], index: Array) -> tuple[tuple[Array, Array, Array], None]:
+        highest, total, best = carry
+        part, part_bias, valid, start = _chunk(folded, folded_bias, index, cut.width, rows.dtype)
+        logits = _logits(rows, part, part_bias, valid, cut.temperature)
+        top, here = _top_of_chunk(logits)
+        raised = jnp.maximum(highest, top)
         shares = jnp.exp(logits - raised[:, None, :])
-        return (raised, total * jnp.exp(highest - raised) + _sum_over_chunk(shares)), None
+        total = total * jnp.exp(highest - raised) + _sum_over_chunk(shares)
+        return (raised, total, jnp.where(top > highest, start + here, best)), None
 
     # Below LOWEST, so that the first chunk always wins; finite, so that no difference is NaN.
-    first = (jnp.full((shards, count), 2 * LOWEST, jnp.float32), jnp.zeros((shards, count), jnp.float32))
-    (highest, total), _ = jax.lax.scan(step, first, jnp.arange(-(-size // width)))
+    first = (jnp.full(shape, 2 * LOWEST, jnp.float32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.int32))
+    (highest, total, best), _ = jax.lax.scan(step, first, jnp.arange(-(-size // cut.width)))
     top = jnp.max(highest, axis=0)
-    return top + jnp.log(jnp.sum(total * jnp.exp(highest - top), axis=0)), top, token_logits(rows, table, bias, ids)
+    ids = best + size * jnp.arange(cut.shards, dtype=jnp.int32)[:, None]
+    best = jnp.min(jnp.where(highest == top, ids, len(table)), axis=0)
+    return top + jnp.log(jnp.sum(total * jnp.exp(highest - top), axis=0)), best
 
 
-def _forward(
-    width: int, shards: int, rows: Array, table: Array, bias: Array, ids: Array
-) -> tuple[tuple[Array, Array, Array], tuple]:
-    found: Any = _scores(width, shards, rows, table, bias, ids)
-    return found, (rows, table, bias, ids, found[0])
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scores(cut: _Cut, rows: Array, table: Array, bias: Array, ids: Array) -> tuple[Array, Array, Array]:
+    return _forward(cut, rows, table, bias, ids)[0]
 
 
-def _backward(width: int, shards: int, saved: tuple, cotangents: tuple) -> tuple[Array, Array, Array, None]:
+def _forward(cut: _Cut, rows: Array, table: Array, bias: Array, ids: Array) -> tuple[tuple[Array, Array, Array], tuple]:
+    lse, best = _walk(cut, rows, table, bias)
+    picked = _cooled(token_logits(rows, table, bias, ids), cut.temperature)
+    # The picked logits are sums in another order than the chunks': where one token has all the mass, its own may come
+    # out above the normaliser in the last digits. No sum of exponentials is below one of them. The gradient stays that
+    # of the sum.
+    bound = jnp.max(picked, axis=1, initial=2 * LOWEST)
+    return (jnp.maximum(lse, bound), best, picked), (rows, table, bias, ids, lse)
+
+
+def _backward(cut: _Cut, saved: tuple, cotangents: tuple) -> tuple[Array, Array, Array, None]:
     """The gradient of a log-sum-exp is the softmax: made again chunk by chunk."""
     rows, table, bias, ids, lse = saved
     gradient, _, of_picked = cotangents
-    folded, folded_bias = _folded(table, bias, shards)
-    chunks = -(-folded.shape[1] // width)
+    gradient, of_picked = _cooled(gradient, cut.temperature), _cooled(of_picked, cut.temperature)
+    rows = rounded(rows, rows.dtype)
+    folded, folded_bias = _folded(table, bias, cut.shards)
+    chunks = -(-folded.shape[1] // cut.width)
 
     def step(carry: tuple[Array, Array, Array], index: Array) -> tuple[tuple[Array, Array, Array], None]:
         of_rows, of_table, of_bias = carry
-        part, part_bias, valid, start = _chunk(folded, folded_bias, index, width)
-        share = jnp.exp(_logits(rows, part, part_bias, valid) - lse) * gradient
+        part, part_bias, valid, start = _chunk(folded, folded_bias, index, cut.width, rows.dtype)
+        share = jnp.exp(_logits(rows, part, part_bias, valid, cut.temperature) - lse) * gradient
         narrow = share.astype(rows.dtype)
-        of_rows += _over_shards(narrow, part.astype(rows.dtype), (0, 0))
+        of_rows += _over_shards(narrow, part, (0, 0))
         of_part = _over_shards(narrow, rows, (1, 0))
         of_table = jax.lax.dynamic_update_slice_in_dim(of_table, of_part.astype(table.dtype), start, axis=1)
         of_bias = jax.lax.dynamic_update_slice_in_dim(of_bias, jnp.sum(share, axis=2), start, axis=1)
@@ -186,7 +212,7 @@ def _backward(width: int, shards: int, saved: tuple, cotangents: tuple) -> tuple
 
     # From the last chunk to the first: where the last reaches back into the one before it, its zeros are written over.
     room = (
-        jnp.zeros((shards, *rows.shape), jnp.float32),
+        jnp.zeros((cut.shards, *rows.shape), jnp.float32),
         jax.lax.empty(folded.shape, table.dtype),
         jax.lax.empty(folded_bias.shape, jnp.float32),
     )

@@ -19,13 +19,11 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mergedistill_jax.configs.losses import DistillationConfig
 
 _LARGEST_SHARE = 1.0 - 1e-6
-_SAME_LOGIT = 1e-4
-"""Nats within which two logits are the same: one was found by another order of sums than the other."""
 
 
 class Scores(flax.struct.PyTreeNode):
@@ -34,15 +32,16 @@ class Scores(flax.struct.PyTreeNode):
     Attributes:
         log_normalizer: [*m] log-sum-exp of its logits over the whole vocabulary, at temperature 1.
         tempered_log_normalizer: [*m] the same of the logits divided by the temperature.
-        gold, teacher: [*m], [*m k] its logits of the gold token and of the teacher's candidates.
-        highest: [*m] its largest logit.
+        gold: [*m] its logit of the gold token.
+        teacher: [*m k] its logits of the teacher's candidates, divided by the temperature.
+        best: [*m] id of its most probable token; of equally probable ones the lowest.
     """
 
     log_normalizer: Any
     tempered_log_normalizer: Any
     gold: Any
     teacher: Any
-    highest: Any
+    best: Any
 
 
 def scores_of_logits(
@@ -53,17 +52,9 @@ def scores_of_logits(
         log_normalizer=jax.nn.logsumexp(logits, axis=-1),
         tempered_log_normalizer=jax.nn.logsumexp(logits / temperature, axis=-1),
         gold=jnp.take_along_axis(logits, gold_ids[..., None], axis=-1)[..., 0],
-        teacher=jnp.take_along_axis(logits, teacher_ids, axis=-1),
-        highest=jnp.max(logits, axis=-1),
+        teacher=jnp.take_along_axis(logits / temperature, teacher_ids, axis=-1),
+        best=jnp.argmax(logits, axis=-1),
     )
-
-
-def is_highest(logit: Float[Array, "*m"], scores: Scores) -> Bool[Array, "*m"]:
-    """Whether a token with that logit is the student's most probable one.
-
-    To know the highest logit is cheaper than to know whose it is, and enough.
-    """
-    return logit >= scores.highest - _SAME_LOGIT
 
 
 def gold_cross_entropy(scores: Scores) -> Float[Array, "*m"]:
@@ -81,7 +72,7 @@ def distillation_loss(
         teacher_log_probs: of the candidates, over the teacher's whole vocabulary.
         config: treatment of the missing mass, temperature.
     """
-    student = scores.teacher / config.temperature - scores.tempered_log_normalizer[..., None]
+    student = scores.teacher - scores.tempered_log_normalizer[..., None]
     if config.missing_mass == "renormalise":
         shares = jax.nn.softmax(teacher_log_probs / config.temperature, axis=-1)
         return -(config.temperature**2) * jnp.sum(shares * student, axis=-1)

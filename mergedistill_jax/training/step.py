@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from mergedistill_jax.configs.losses import DistillationConfig
 from mergedistill_jax.configs.schedules import Schedule
 from mergedistill_jax.training.log_normalizer import vocabulary_scores
-from mergedistill_jax.training.losses import Scores, distillation_loss, gold_cross_entropy, is_highest
+from mergedistill_jax.training.losses import Scores, distillation_loss, gold_cross_entropy
 from mergedistill_jax.training.microbatches import ROW_NUMBERS, Layout, over_microbatches
 
 Batch = Mapping[str, Array]
@@ -71,19 +71,21 @@ def score(projection: Projection, batch: Batch, config: StepConfig) -> Scores:
     flat = rows.reshape(-1, rows.shape[-1])
     temperature = config.distillation.temperature if config.has_teacher else 1.0
     chunks: dict[str, int] = {"chunk_size": config.chunk_size, "shards": config.vocabulary_shards}
-    ids = jnp.concatenate([batch["gold_ids"][..., None], batch["teacher_ids"]], axis=-1)
-    ids = ids.reshape(len(flat), -1)
-    found = vocabulary_scores(flat, table, bias, ids, **chunks)
-    tempered = found.log_normalizer
-    if temperature != 1.0:
-        tempered = vocabulary_scores(flat / temperature, table, bias / temperature, ids[:, :0], **chunks).log_normalizer
-    picked = found.picked.reshape(*shape, -1)
+    gold_ids, teacher_ids = batch["gold_ids"].reshape(-1, 1), batch["teacher_ids"].reshape(len(flat), -1)
+    if temperature == 1.0:
+        ids = jnp.concatenate([gold_ids, teacher_ids], axis=-1)
+        found = tempered = vocabulary_scores(flat, table, bias, ids, **chunks)
+        teacher = found.picked[:, 1:]
+    else:
+        found = vocabulary_scores(flat, table, bias, gold_ids, **chunks)
+        tempered = vocabulary_scores(flat, table, bias, teacher_ids, temperature=temperature, **chunks)
+        teacher = tempered.picked
     return Scores(
         log_normalizer=found.log_normalizer.reshape(shape),
-        tempered_log_normalizer=tempered.reshape(shape),
-        gold=picked[..., 0],
-        teacher=picked[..., 1:],
-        highest=found.highest.reshape(shape),
+        tempered_log_normalizer=tempered.log_normalizer.reshape(shape),
+        gold=found.picked[:, 0].reshape(shape),
+        teacher=teacher.reshape(*shape, -1),
+        best=found.best.reshape(shape),
     )
 
 
@@ -93,11 +95,11 @@ def position_sums(scores: Scores, batch: Batch, config: StepConfig) -> dict[str,
     values = {
         "count": jnp.ones_like(weights),
         "gold_loss": gold_cross_entropy(scores),
-        "gold_hits": is_highest(scores.gold, scores).astype(jnp.float32),
+        "gold_hits": (scores.best == batch["gold_ids"]).astype(jnp.float32),
     }
     if config.has_teacher:
         values["teacher_loss"] = distillation_loss(scores, batch["teacher_log_probs"], config.distillation)
-        values["teacher_hits"] = is_highest(scores.teacher[..., 0], scores).astype(jnp.float32)
+        values["teacher_hits"] = (scores.best == batch["teacher_ids"][..., 0]).astype(jnp.float32)
     of_source = jax.nn.one_hot(batch["source"], config.num_sources, dtype=jnp.float32)
     return {
         name: jnp.einsum("bs,b->s", of_source, jnp.sum(jnp.where(weights > 0, value * weights, 0.0), axis=1))

@@ -272,6 +272,40 @@ def test_preprocessors_of_a_users_own_are_applied_in_seqios_order(folders, vocab
     assert_equal_batches(half, {name: values[[1, 3]] for name, values in stream[5].items()})
 
 
+def test_a_reader_of_another_name_is_refused(folders, vocabulary):
+    """Its rows would be trained on and counted in no metric."""
+    plain = seqio.TaskRegistry.get(add_record_task("name_plain", folders["en"], vocabulary))
+    for name, given in (("name_one", "another"), ("name_two", "name_plain"), ("name_three", "")):
+        seqio.TaskRegistry.add(
+            name,
+            source=plain.source,
+            preprocessors=[ReadRecords(plain.source, given)],
+            output_features=plain.output_features,
+        )
+        with pytest.raises(RecordError, match=f"task {name}: ReadRecords: name: found '{given}', expected '{name}'"):
+            describe_mixture(name)
+
+
+def test_preprocessors_that_leave_nothing_are_refused(folders, vocabulary):
+    plain = seqio.TaskRegistry.get(add_record_task("none_plain", folders["en"], vocabulary))
+    seqio.TaskRegistry.add(
+        "none",
+        source=plain.source,
+        preprocessors=[ReadRecords(plain.source, "none"), lambda dataset: dataset.filter(lambda _: False)],
+        output_features=plain.output_features,
+    )
+    with pytest.raises(RecordError, match="task none: found no example behind its preprocessors"):
+        next(batches(describe_mixture("none"), 4, seed=0))
+
+
+@pytest.mark.parametrize("length", [3, 4, 5])
+def test_a_cut_that_loses_masked_positions_is_refused(folders, vocabulary, length):
+    mixture = describe_mixture(add_record_task("cut", folders["en"], vocabulary))
+    short = dataclasses.replace(mixture, max_length=length)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"task_feature_lengths: found token_ids={length}"):
+        list(seqio_dataset(short, "cut", seed=0, shuffle=False, num_epochs=1).as_numpy_iterator())
+
+
 def test_a_mixture_of_which_one_task_has_more_is_seqios(folders, vocabulary):
     tasks = [
         add_record_task("batches_ours", folders["en"], vocabulary),

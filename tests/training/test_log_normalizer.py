@@ -1,6 +1,7 @@
 """Scores over a vocabulary in chunks: equal to dense ones in value and gradient, and without an array of their size."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 
 from mergedistill_jax.configs.losses import MISSING_MASS, DistillationConfig
+from mergedistill_jax.products import on_each
 from mergedistill_jax.training.log_normalizer import log_normalizer, token_logits, vocabulary_scores
 from mergedistill_jax.training.losses import distillation_loss, gold_cross_entropy, scores_of_logits
 from mergedistill_jax.training.partitioning import make_mesh
-from mergedistill_jax.training.step import Projection, StepConfig, score
+from mergedistill_jax.training.step import Projection, StepConfig, position_sums, score
 
 ROWS, WIDTH, VOCABULARY = 6, 5, 44
 
@@ -47,10 +49,10 @@ def test_value_and_gradient_equal_float64_whatever_the_chunks(chunk_size: int, s
         found = vocabulary_scores(*given, jnp.asarray(PICKED), chunk_size=chunk_size, shards=shards)
         return jnp.sum(found.log_normalizer * jnp.asarray(weights, jnp.float32)), tuple(found)
 
-    gradients, (value, highest, picked) = jax.jit(jax.grad(summed, argnums=(0, 1, 2), has_aux=True))(*given)
+    gradients, (value, best, picked) = jax.jit(jax.grad(summed, argnums=(0, 1, 2), has_aux=True))(*given)
     expected_value, expected_gradients, logits = float64_reference(*given, weights)
     np.testing.assert_allclose(value, expected_value, rtol=1e-5)
-    np.testing.assert_allclose(highest, logits.max(-1), rtol=1e-5)
+    np.testing.assert_array_equal(best, logits.argmax(-1))
     np.testing.assert_allclose(picked, np.take_along_axis(logits, PICKED, axis=1), rtol=1e-5, atol=1e-5)
     for found, expected in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -104,6 +106,110 @@ def test_huge_and_equal_logits_stay_finite() -> None:
     value, best = log_normalizer(rows * 0, table, bias * 0, chunk_size=8)
     np.testing.assert_allclose(value, np.log(VOCABULARY), rtol=1e-6)
     assert (best == 0).all()  # of equal ones the first, as argmax has it
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+@pytest.mark.parametrize("chunk_size", [4, 12, 1000])
+def test_of_equal_logits_the_lowest_id_is_the_best(chunk_size: int, shards: int) -> None:
+    rows, table, _ = arrays()
+    same = jnp.zeros((VOCABULARY,)).at[jnp.asarray([7, 9, 23, 40])].set(1.0)
+    found = vocabulary_scores(rows * 0, table, same, jnp.asarray(PICKED), chunk_size=chunk_size, shards=shards)
+    np.testing.assert_array_equal(found.best, 7)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_no_picked_logit_is_above_the_normalizer_and_its_gradient_is_the_softmax(scale: float, dtype: Any) -> None:
+    """Rows of which one token has all the mass: its logit and the sum differ by rounding alone."""
+    random = np.random.default_rng(5)
+    table = jnp.asarray(random.normal(size=(640, 96)), jnp.float32)
+    gold = jnp.asarray(random.integers(0, 640, (256, 1)))
+    rows = scale * table[gold[:, 0]]
+
+    def losses(rows: jax.Array) -> jax.Array:
+        # The conversion stands in the program: XLA may keep in one use of the rows what it rounds in another.
+        found = vocabulary_scores(rows.astype(dtype), table, jnp.zeros(640), gold, chunk_size=64)
+        return found.log_normalizer - found.picked[:, 0]
+
+    for program in (losses, on_each(losses, make_mesh(1, jax.devices()[:1]))):
+        found = jax.jit(program)(rows)
+        assert float(found.min()) >= 0.0
+        assert float(found.max()) < 1e-3 * scale
+    gradient = jax.jit(jax.grad(lambda rows: jnp.sum(losses(rows))))(rows * 0)
+    expected = table.mean(0) - table[gold[:, 0]]
+    np.testing.assert_allclose(gradient, expected, atol=1e-5 if dtype == jnp.float32 else 0.05)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_hits_equal_those_of_an_argmax_over_the_same_rows(dtype: Any, devices: int) -> None:
+    """In a program that makes the rows too; half of the tokens asked for are the best, half the second."""
+    random = np.random.default_rng(6)
+    inner = jnp.asarray(random.normal(size=(32, 16, 256)), jnp.float32)
+    table = jnp.asarray(random.normal(size=(4096, 256)) / 4, jnp.float32)
+    bias = jnp.asarray(random.normal(size=4096), jnp.float32)
+
+    def rows_of(inner: jax.Array) -> jax.Array:
+        return jnp.tanh(inner).astype(dtype)
+
+    narrow = [np.asarray(x.astype(jnp.float32), np.float64) for x in (rows_of(inner), table.astype(dtype))]
+    order = np.argsort(-(narrow[0] @ narrow[1].T + np.asarray(bias, np.float64)), axis=-1)
+    gold = np.where(random.random((32, 16)) < 0.5, order[..., 0], order[..., 1]).astype(np.int32)
+    mesh = make_mesh(1, jax.devices()[:devices])
+    batch = {
+        "gold_ids": jnp.asarray(gold),
+        "teacher_ids": jnp.asarray(gold[..., None]),
+        "teacher_log_probs": jnp.zeros((32, 16, 1)),
+        "loss_weights": jnp.ones((32, 16)),
+        "source": jnp.zeros(32, jnp.int32),
+    }
+    step = StepConfig(num_sources=1, has_teacher=True, chunk_size=1024)
+
+    def sums(inner: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return position_sums(score(Projection(rows_of(inner), table, bias), batch, step), batch, step)
+
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    found = jax.jit(on_each(sums, mesh))(*jax.device_put((inner, batch), spread))
+    expected = float((gold == order[..., 0]).sum())
+    for name in ("gold_hits", "teacher_hits"):
+        assert abs(float(found[name][0]) - expected) <= 1, name  # of 512: two logits may be equal but for rounding
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_all_logits_are_those_of_the_rounded_operands(devices: int) -> None:
+    """XLA may drop the rounding of rows and table to bfloat16 where a backend multiplies in float32."""
+    random = np.random.default_rng(8)
+    inner = jnp.asarray(random.normal(size=(512, 256)), jnp.float32)
+    table = jnp.asarray(random.normal(size=(4096, 256)) / 4, jnp.float32)
+
+    def rows_of(inner: jax.Array) -> jax.Array:
+        return jnp.tanh(inner).astype(jnp.bfloat16)
+
+    narrow = [np.asarray(x.astype(jnp.float32), np.float64) for x in (rows_of(inner), table.astype(jnp.bfloat16))]
+    logits = narrow[0] @ narrow[1].T
+    best = np.argmax(logits, axis=1)
+    mesh = make_mesh(1, jax.devices()[:devices])
+
+    def scores(inner: jax.Array, table: jax.Array) -> Any:
+        return vocabulary_scores(rows_of(inner), table, jnp.zeros(4096), jnp.asarray(best[:, None]), chunk_size=1024)
+
+    found = jax.jit(on_each(scores, mesh))(inner, table)
+    top = logits.max(axis=1)
+    np.testing.assert_allclose(found.picked[:, 0], top, atol=1e-3)
+    np.testing.assert_allclose(found.log_normalizer, top + np.log(np.exp(logits - top[:, None]).sum(1)), atol=1e-3)
+    assert (found.best == best).mean() > 0.99
+
+
+def test_tempered_logits_are_divided_after_their_product() -> None:
+    """Rows in bfloat16 divided by 3 would be other rows."""
+    random = np.random.default_rng(7)
+    rows = jnp.asarray(random.normal(size=(64, 32)), jnp.bfloat16)
+    table = jnp.asarray(random.normal(size=(300, 32)), jnp.float32).astype(jnp.bfloat16)
+    bias, ids = jnp.zeros(300), jnp.asarray(random.integers(0, 300, (64, 2)))
+    found = vocabulary_scores(rows, table, bias, ids, chunk_size=64, temperature=3.0)
+    logits = np.asarray(rows, np.float64) @ np.asarray(table, np.float64).T / 3
+    np.testing.assert_allclose(found.log_normalizer, np.log(np.exp(logits).sum(-1)), rtol=1e-5)
+    np.testing.assert_allclose(found.picked, np.take_along_axis(logits, np.asarray(ids), 1), atol=1e-5)
 
 
 def test_a_vocabulary_that_the_shards_do_not_divide_is_refused() -> None:
