@@ -233,7 +233,7 @@ def _reference_fits(reference: Any, hint: Any) -> bool:
         return any(_reference_fits(reference, one) for one in arguments)
     if not reference.evaluate:
         return hint is Any or origin is collections.abc.Callable
-    made = reference.configurable.wrapped
+    made: Any = reference.configurable.wrapped
     if not isinstance(made, type):
         made = _hints(made).get("return", Any)
     made, wanted = typing.get_origin(made) or made, origin or hint

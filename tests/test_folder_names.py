@@ -87,13 +87,13 @@ def test_a_merge_goes_through_in_a_folder_of_any_name(tmp_path: Path, teachers: 
     for language in TEXTS:
         shutil.copytree(teachers[language], root / language)
     merge = make_merge(root)
-    train(train_config(merge, tmp_path / "run", steps=20, stop_after=10))
-    train(train_config(merge, tmp_path / "run", steps=20))
-    checkpoints = Checkpoints(tmp_path / "run", alone=True)
+    train(train_config(merge, root / "run", steps=20, stop_after=10))
+    train(train_config(merge, root / "run", steps=20))
+    checkpoints = Checkpoints(root / "run", alone=True)
     assert checkpoints.latest_step == 20
     checkpoints.close()
     for _ in range(2):
-        export(ExportConfig(run=str(tmp_path / "run"), output=str(root / "student [2]"), languages=("en",)))
+        export(ExportConfig(run=str(root / "run"), output=str(root / "student [2]"), languages=("en",)))
     load_masked_model(str(root / "student [2]"))
     mixture = describe_mixture(train_config(merge, root / "unused").mixture)
     assert len(list(seqio_dataset(mixture, mixture.name, seed=0, shuffle=False, num_epochs=1))) > 10
