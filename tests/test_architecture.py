@@ -88,6 +88,9 @@ def test_every_stage_is_a_verb_at_the_root_and_every_verb_is_a_stage() -> None:
         "locks",
         "interrupts",
         "json_objects",
+        "dry_run",
+        "gin_types",
+        "counting",
     }
     assert {path.stem for path in PACKAGE.glob("*.py")} - others == {module for module, _, _ in STAGES.values()}
     assert all(name == module for name, (module, _, _) in STAGES.items())

@@ -24,8 +24,8 @@ class EncoderConfig:
         num_layer_groups: different layers, each used by num_layers / num_layer_groups layers in a row (ALBERT has 1);
             None: every layer is another one.
         head_activation: of the masked-LM head; None: the same as `activation`.
-        position_offset: rows that the model's files have before the first position's, as RoBERTa's do. No token reads
-            them, and they are not loaded: the table has max_length rows.
+        position_offset: rows that the model's files have before the first position's, as RoBERTa's do: up to the one
+            of the padding token. They are not loaded, the table has max_length rows; see Embeddings.
     """
 
     vocab_size: int

@@ -120,7 +120,12 @@ class EncoderLayer(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Sum of token, position and segment embeddings, normalised. Segments are all 0: packed text has one segment."""
+    """Sum of token, position and segment embeddings, normalised. Segments are all 0: packed text has one segment.
+
+    RoBERTa (position_offset > 0) counts the tokens that are not the padding token, whose id is position_offset - 1 and
+    whose own position has a vector of zeros: also where a text holds the padding token, as a folder whose tokenizer
+    names another one may do.
+    """
 
     config: EncoderConfig
     dtype: DTypeLike
@@ -145,11 +150,19 @@ class Embeddings(nn.Module):
         length = token_ids.shape[1]
         if length > self.config.max_length:
             raise ValueError(f"token_ids: found length {length}, expected at most max_length={self.config.max_length}")
-        x = self.token[token_ids] + self.position[None, :length]
+        x = self.token[token_ids] + self._positions(token_ids)
         if self.config.type_vocab_size:
             x = x + self.segment[0]
         x = self.norm(x.astype(self.dtype))
         return self.dropout(x, deterministic=deterministic, row_numbers=row_numbers)
+
+    def _positions(self, token_ids: Int[Array, "b l"]) -> Float[Array, "#b l e"]:
+        """The vectors of the tokens' positions."""
+        if not self.config.position_offset:
+            return self.position[None, : token_ids.shape[1]]
+        counted = token_ids != self.config.position_offset - 1
+        numbers = jnp.maximum(jnp.cumsum(counted, axis=1) - 1, 0)
+        return jnp.where(counted[..., None], self.position[numbers], 0)
 
 
 class Encoder(nn.Module):

@@ -161,7 +161,10 @@ def _read_shards(folder: epath.Path) -> dict[str, np.ndarray]:
             raise FileNotFoundError(
                 f"{folder / INDEX_FILE}: weight_map: found no file {file}, expected it beside the index"
             )
-        tensors |= _read_file(folder / file)
+        found = _read_file(folder / file)
+        if twice := found.keys() & tensors.keys():
+            raise ValueError(f"{folder / file}: found {listing(twice)} in another file too, expected each tensor once")
+        tensors |= found
     absent = [name for name in file_of if name not in tensors]
     if absent:
         raise ValueError(f"{folder / INDEX_FILE}: weight_map: found no tensor {listing(absent)} in the files it names")

@@ -28,8 +28,9 @@ def load_teacher(folder: str, *, max_length: int, k: int) -> Teacher:
     """Loads a teacher.
 
     Raises:
-        ValueError: the folder is no masked language model, its tokenizer has more tokens than its output rows, it is
-            too short for `max_length`, or it has fewer than k tokens.
+        ValueError: the folder is no masked language model, its tokenizer has more tokens than its output rows or
+            another padding token than its positions are counted by, it is too short for `max_length`, or it has fewer
+            than k tokens.
     """
     folder = find_teacher(folder).folder
     tokenizer = load_tokenizer(folder)
@@ -39,6 +40,12 @@ def load_teacher(folder: str, *, max_length: int, k: int) -> Teacher:
         raise ValueError(
             f"{tokenizer.path}: field vocab: found {num_tokens} tokens,"
             f" expected at most the model's {encoder.vocab_size}"
+        )
+    counted_by = getattr(encoder, "position_offset", 0) - 1  # only RoBERTa's kind has an offset
+    if counted_by >= 0 and counted_by != tokenizer.pad_id:
+        raise ValueError(
+            f"{folder}/config.json: field pad_token_id: found {counted_by}, by which positions are counted,"
+            f" expected {tokenizer.pad_id} of the padding token in {tokenizer.path}"
         )
     if encoder.max_length < max_length:
         raise ValueError(

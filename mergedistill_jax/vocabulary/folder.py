@@ -190,8 +190,14 @@ def read_vocabulary(folder: epath.PathLike) -> Vocabulary:
         raise VocabularyError(
             f"{path}: found a damaged description ({error!r}), expected size, hash and members"
         ) from error
-    tokens = (folder / VOCABULARY_FILE).read_bytes().decode().removesuffix("\n").split("\n")
+    tokens_path = folder / VOCABULARY_FILE
+    try:
+        tokens = tokens_path.read_bytes().decode().removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise VocabularyError(f"{tokens_path}: found bytes that are not UTF-8, expected UTF-8") from error
     found = vocabulary_hash(tokens)
     if found != expected:
-        raise VocabularyError(f"{folder / VOCABULARY_FILE}: field hash: found {found}, expected {expected}")
+        raise VocabularyError(f"{tokens_path}: field hash: found {found}, expected {expected}")
+    if size != len(tokens):
+        raise VocabularyError(f"{path}: field size: found {size}, expected {len(tokens)} of {VOCABULARY_FILE}")
     return Vocabulary(folder=folder, size=size, hash=expected, members=members)

@@ -102,6 +102,8 @@ def _read_vocabulary(path: epath.Path, needed: tuple[str, ...]) -> dict[str, int
     if len(vocabulary) != len(tokens):
         raise VocabularyError(f"{path}: found {len(tokens) - len(vocabulary)} doubled tokens, expected each token once")
     for token, index in vocabulary.items():
+        if "\r" in token:  # transformers would end a line there, and number all behind it otherwise
+            raise VocabularyError(f"{path}: token {index}: found a carriage return inside a line, expected none")
         if token != token.rstrip() and token.rstrip() not in ("", _PREFIX):
             raise VocabularyError(f"{path}: token {index}: found white space behind {token.rstrip()}, expected none")
     missing = [token for token in needed if token not in vocabulary]

@@ -11,7 +11,7 @@ from mergedistill_jax.vocabulary.id_map import DROPPED, IdMap, ragged_map, whole
 from mergedistill_jax.vocabulary.tokenizer import VocabularyError, vocabulary_hash
 from mergedistill_jax.vocabulary.union import unite
 
-TEACHERS = {"one": bert("ab", "##b", "\u2028"), "two": bert("a", "ab", "c", "[unused0]")}
+TEACHERS = {"one": bert("ab", "##b", "\ufeff"), "two": bert("a", "ab", "c", "[unused0]")}
 UNION = unite(TEACHERS)
 SIZES = {name: len(teacher.tokens) for name, teacher in TEACHERS.items()}
 
@@ -174,3 +174,12 @@ def test_damaged_folders_are_refused(tmp_path, file, change, named):
 def test_no_folder_is_refused(tmp_path):
     with pytest.raises(VocabularyError, match=r"vocabulary\.json: not found, expected a folder written by"):
         read_vocabulary(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("size", [0, 13, 10**6])
+def test_a_size_that_is_not_that_of_the_tokens_is_refused(tmp_path, size):
+    write(tmp_path)
+    path = tmp_path / "vocabulary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"size": size}))
+    with pytest.raises(VocabularyError, match=f"field size: found {size}, expected {len(UNION.tokens)} of vocab.txt"):
+        read_vocabulary(tmp_path)

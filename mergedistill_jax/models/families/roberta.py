@@ -1,7 +1,7 @@
 """RoBERTa (Liu et al. 2019), XLM-RoBERTa (Conneau et al. 2020) and CamemBERT (Martin et al. 2020).
 
-Three names for one architecture: BERT with another vocabulary. Its position table starts with rows that no token ever
-reads, up to the one of the padding token; the first token of a text has row pad_token_id + 1. They are not loaded:
+Three names for one architecture: BERT with another vocabulary. Its position table starts with rows that no token of a
+text reads, up to the one of the padding token; the first token has row pad_token_id + 1. They are not loaded:
 
     rows of the file   0   1   2   3   4   ...  513        pad_token_id = 1, max_position_embeddings = 514
     rows loaded        -   -   0   1   2   ...  511        max_length = 512
@@ -15,7 +15,11 @@ from mergedistill_jax.models.families.family import Family, integer
 from mergedistill_jax.models.huggingface_weights import Weight
 
 
-def _config(*, max_position_embeddings: int, pad_token_id: int, activation: str, **values: Any) -> EncoderConfig:
+def _config(
+    *, vocab_size: int, max_position_embeddings: int, pad_token_id: int, activation: str, **values: Any
+) -> EncoderConfig:
+    if pad_token_id >= vocab_size:
+        raise ValueError(f"pad_token_id: found {pad_token_id}, expected less than vocab_size={vocab_size}")
     offset = pad_token_id + 1
     if max_position_embeddings <= offset:
         raise ValueError(
@@ -25,6 +29,7 @@ def _config(*, max_position_embeddings: int, pad_token_id: int, activation: str,
     # The head's activation is GELU, whatever the layers' is.
     head_activation = None if activation == "gelu" else "gelu"
     return EncoderConfig(
+        vocab_size=vocab_size,
         max_length=max_position_embeddings - offset,
         position_offset=offset,
         activation=activation,

@@ -1,0 +1,125 @@
+"""Folders whose files contradict each other: equal to transformers, or refused by name."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from etils import epath
+from family_models import assert_refused, rewritten, their_model, their_outputs
+from tokenizers import Tokenizer, models, processors
+
+from mergedistill_jax.models.heads import masked_language_model
+from mergedistill_jax.models.huggingface import load_masked_lm
+from mergedistill_jax.models.huggingface_weights import read_tensors
+from mergedistill_jax.teachers.loading import load_teacher
+
+WIDTHS = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
+SIZES = {
+    "BertForMaskedLM": {**WIDTHS, "max_position_embeddings": 40},
+    "RobertaForMaskedLM": {**WIDTHS, "max_position_embeddings": 60},
+    "XLMRobertaForMaskedLM": {**WIDTHS, "max_position_embeddings": 60},
+    "CamembertForMaskedLM": {**WIDTHS, "max_position_embeddings": 60},
+    "DistilBertForMaskedLM": {"dim": 12, "n_layers": 2, "n_heads": 3, "hidden_dim": 20, "max_position_embeddings": 40},
+    "ElectraForMaskedLM": {**WIDTHS, "max_position_embeddings": 40, "embedding_size": 8},
+    "AlbertForMaskedLM": {**WIDTHS, "max_position_embeddings": 40, "embedding_size": 8},
+    "ModernBertForMaskedLM": {
+        **WIDTHS,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1),
+    },
+}
+ROBERTA_LIKE = ("RobertaForMaskedLM", "XLMRobertaForMaskedLM", "CamembertForMaskedLM")
+IDS = np.array([[0, 30, 41, 3, 30, 7, 2], [5, 41, 41, 0, 3, 30, 30]])
+
+
+@pytest.mark.parametrize("pad_id", [0, 1, 3, 30, 41])
+@pytest.mark.parametrize("kind", SIZES)
+def test_a_text_that_holds_the_padding_token_of_the_config(tmp_path, kind, pad_id):
+    """Such as <s>, where config.json names its id: RoBERTa's positions do not count it, other families do not care."""
+    import torch  # noqa: PLC0415
+
+    theirs = their_model(kind, vocab_size=50, pad_token_id=pad_id, **SIZES[kind])
+    if kind in ROBERTA_LIKE:
+        with torch.no_grad():  # as published: this row is never trained
+            theirs.base_model.embeddings.position_embeddings.weight[pad_id] = 0
+    theirs.save_pretrained(tmp_path)
+    config, params = load_masked_lm(tmp_path)
+    expected, _ = their_outputs(theirs, IDS, np.ones_like(IDS))
+    positions = jnp.broadcast_to(jnp.arange(IDS.shape[1]), IDS.shape)
+    apply = jax.jit(masked_language_model(config).apply)
+    found = apply({"params": params}, jnp.asarray(IDS), jnp.ones(IDS.shape, bool), positions)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def teacher_folder(folder, kind, *, pad_id, tokenizer_pad_id, tokens=50):
+    """A model and a tokenizer of so many tokens whose padding token has another id."""
+    their_model(kind, vocab_size=50, pad_token_id=pad_id, **SIZES[kind]).save_pretrained(folder)
+    special = ["<s>", "</s>", "<unk>", "<mask>"]
+    special.insert(tokenizer_pad_id, "<pad>")
+    names = [*special, *(f"x{index}" for index in range(tokens - 5))]
+    vocabulary = {token: index for index, token in enumerate(names)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>"))  # noqa: S106 - a token of text
+    frame = [("<s>", vocabulary["<s>"]), ("</s>", vocabulary["</s>"])]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=frame)
+    tokenizer.add_special_tokens(special)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": "<s>", "sep_token": "</s>"}
+    settings |= {"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>", "model_max_length": 7}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return str(folder)
+
+
+@pytest.mark.parametrize(("pad_id", "tokenizer_pad_id"), [(0, 1), (1, 0), (3, 1), (41, 4)])
+@pytest.mark.parametrize("kind", ROBERTA_LIKE)
+def test_a_padding_token_of_two_ids_is_refused_where_positions_depend_on_it(tmp_path, kind, pad_id, tokenizer_pad_id):
+    folder = teacher_folder(tmp_path / "teacher", kind, pad_id=pad_id, tokenizer_pad_id=tokenizer_pad_id)
+    with pytest.raises(ValueError, match=f"config.json: field pad_token_id: found {pad_id}, .*, expected") as error:
+        load_teacher(folder, max_length=8, k=4)
+    assert f"expected {tokenizer_pad_id} of the padding token in {folder}/tokenizer.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "kind", ["BertForMaskedLM", "DistilBertForMaskedLM", "ElectraForMaskedLM", "AlbertForMaskedLM"]
+)
+def test_it_is_not_where_they_do_not(tmp_path, kind):
+    folder = teacher_folder(tmp_path / "teacher", kind, pad_id=0, tokenizer_pad_id=2)
+    assert load_teacher(folder, max_length=40, k=4).pad_id == 2  # and model_max_length is for truncation alone
+
+
+def test_more_tokens_than_rows_and_fewer_positions_than_asked_for_are_refused(tmp_path):
+    folder = teacher_folder(tmp_path / "a", "RobertaForMaskedLM", pad_id=1, tokenizer_pad_id=1, tokens=51)
+    with pytest.raises(ValueError, match=r"field vocab: found 51 tokens, expected at most the model's 50"):
+        load_teacher(folder, max_length=8, k=4)
+    folder = teacher_folder(tmp_path / "b", "RobertaForMaskedLM", pad_id=1, tokenizer_pad_id=1)
+    with pytest.raises(ValueError, match="field max_position_embeddings: found 58, expected at least max_length=59"):
+        load_teacher(folder, max_length=59, k=4)
+
+
+@pytest.mark.parametrize("pad_id", [None, -1, 50, 10**6])
+def test_a_padding_token_that_transformers_cannot_use_is_refused(tmp_path, pad_id):
+    their_model("RobertaForMaskedLM", vocab_size=50, **SIZES["RobertaForMaskedLM"]).save_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps(config | {"pad_token_id": pad_id}))
+    assert_refused(tmp_path / "model", rf"config.json: pad_token_id: found {pad_id}, expected")
+
+
+@pytest.mark.parametrize("field", ["vocab_size", "max_position_embeddings", "type_vocab_size"])
+def test_a_size_that_is_not_the_tables_is_refused(tmp_path, field):
+    their_model("BertForMaskedLM", vocab_size=50, **SIZES["BertForMaskedLM"]).save_pretrained(tmp_path / "model")
+    stored = json.loads((tmp_path / "model/config.json").read_text())[field]
+    for size in (stored - 1, stored + 1):
+        other = rewritten(tmp_path / "model", tmp_path / f"{field}_{size}", fields={field: size})
+        assert_refused(other, r"found shape \(")
+
+
+def test_a_tensor_in_two_files_is_refused(tmp_path):
+    theirs = their_model("BertForMaskedLM", vocab_size=50, **SIZES["BertForMaskedLM"])
+    theirs.save_pretrained(tmp_path, max_shard_size="3KB")
+    first, second = sorted(tmp_path.glob("*.safetensors"))[:2]
+    name, tensor = next(iter(safetensors.numpy.load_file(first).items()))
+    tensors = safetensors.numpy.load_file(second) | {name: tensor + 1}
+    safetensors.numpy.save_file(tensors, second, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"{second.name}: found {name} in another file too, expected each tensor once"):
+        read_tensors(epath.Path(tmp_path))
