@@ -246,7 +246,7 @@ class Checkpoints:
 
         def read(checkpoint: epath.Path) -> TrainState:
             reader = self._reader()
-            old = is_old(_tree_of(reader, checkpoint))
+            old = is_old(_tree_of(checkpoint))
             target = to_old_tree(abstract_state) if old else to_tree(abstract_state)
             return from_tree(reader.restore(checkpoint / STATE, args=ocp.args.StandardRestore(target)), abstract_state)
 
@@ -279,7 +279,7 @@ class Checkpoints:
             here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             target = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-                _tree_of(reader, checkpoint),
+                _tree_of(checkpoint),
             )
             return jax.device_get(params_of(reader.restore(checkpoint / STATE, args=ocp.args.StandardRestore(target))))
 
@@ -324,10 +324,10 @@ class Checkpoints:
             self._manager.close()
 
 
-def _tree_of(reader: ocp.Checkpointer, checkpoint: epath.Path) -> Any:
+def _tree_of(checkpoint: epath.Path) -> Any:
     """Shapes and dtypes of the state that a checkpoint holds."""
-    found: Any = reader.metadata(checkpoint / STATE)
-    return getattr(found, "item_metadata", found).tree
+    found: Any = ocp.StandardCheckpointHandler().metadata(checkpoint / STATE)
+    return found.tree
 
 
 def _steps_in(folder: epath.Path) -> list[int]:
