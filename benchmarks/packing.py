@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from mergedistill_jax.configs.masking import MaskingConfig
-from mergedistill_jax.corpus.packing import PACKINGS, masked_records, packed_sequences
+from mergedistill_jax.configs.predict import PACKINGS
+from mergedistill_jax.corpus.packing import masked_records, packed_sequences
 from mergedistill_jax.corpus.pieces import SEPARATOR, Pieces, tokenise
 from mergedistill_jax.corpus.sources import FORMATS, Split, documents
 from mergedistill_jax.vocabulary.report import table
