@@ -9,10 +9,12 @@ from conftest import TEXTS, make_teacher
 from scipy.special import log_softmax
 
 from mergedistill_jax import cli
-from mergedistill_jax.compare import compare, describe
+from mergedistill_jax.compare import compare
 from mergedistill_jax.configs.compare import CompareConfig
 from mergedistill_jax.configs.masking import MaskingConfig
+from mergedistill_jax.dry_run import dry_run
 from mergedistill_jax.evaluation.hidden_words import hide_words, number_words
+from mergedistill_jax.gin_types import Reference
 from mergedistill_jax.models.heads import MaskedLanguageModel
 from mergedistill_jax.models.huggingface import load_masked_lm
 from mergedistill_jax.models.huggingface_weights import WEIGHTS_FILE
@@ -189,15 +191,16 @@ def test_candidates_of_each_language(candidates, capsys):
 
 
 def test_what_would_be_done_is_told_without_reading(candidates):
-    def no_corpus(language):
-        raise AssertionError(language)
-
-    told = describe(config_of({"en": (candidates["en"], "some/bert-of-nobody")}, corpus=no_corpus))
+    corpus = Reference(function="add_grammar", arguments={})
+    config = config_of({"en": (candidates["en"], "some/bert-of-nobody")}, corpus=corpus)
+    found = dry_run("compare", config)
+    told = "\n".join(found.lines)
     assert "would score 2 teachers on up to 100 documents of 'heldout' a language, 400 words each, 30%" in told
-    assert "en: en, bert-of-nobody" in told
-    assert f"en: {candidates['en']}, present" in told
-    assert "bert-of-nobody: some/bert-of-nobody, not present" in told
-    assert "report: printed alone" in told
+    assert f"en: {candidates['en']}, some/bert-of-nobody" in told
+    assert f"teacher    {candidates['en']}: bert, weights of " in told
+    assert "teacher    some/bert-of-nobody: not on this machine, would be downloaded" in told
+    assert "-> standard output" in told
+    assert found.missing == []
 
 
 @pytest.mark.parametrize(
@@ -252,7 +255,7 @@ def test_the_stage_is_run_by_its_gin_file(candidates, tmp_path, capsys):
         "--gin.compare.CompareConfig.documents=2",
     ]
     assert cli.main(["compare", *flags, "--dry_run"]) == 0
-    assert "would score 1 teachers on up to 2 documents" in capsys.readouterr().out
+    assert "would score 1 teacher on up to 2 documents" in capsys.readouterr().out
     assert cli.main(["compare", *flags]) == 0
     assert "en: en, the only candidate" in capsys.readouterr().out
     assert (tmp_path / "report.json").exists()
