@@ -141,7 +141,7 @@ def same_batches(
         ignored: what else T5X passes to such functions.
 
     Raises:
-        ValueError: packing or cached tasks are asked for, or the batch does not divide.
+        ValueError: packing, cached tasks or other lengths are asked for, or the batch does not divide.
     """
     del feature_converter_cls, ignored
     for field in ("pack", "use_cached"):
@@ -150,6 +150,11 @@ def same_batches(
     if cfg.batch_size % num_shards:
         raise ValueError(
             f"DatasetConfig.batch_size: found {cfg.batch_size}, expected a multiple of {num_shards} shards of the data"
+        )
+    expected = feature_lengths(str(cfg.mixture_or_task_name), cfg.module)
+    if cfg.task_feature_lengths and dict(cfg.task_feature_lengths) != expected:
+        raise ValueError(
+            f"TASK_FEATURE_LENGTHS: found {dict(cfg.task_feature_lengths)}, expected {expected}, those of the records"
         )
     share = cfg.batch_size // num_shards
     return RecordBatches(

@@ -283,6 +283,12 @@ def trained(
     return Student(EncoderConfig(**run.model), partitioner, candidates=candidates)
 
 
+def text_length(checkpoint: str | Sequence[str]) -> int:
+    """TEXT_LENGTH of t5x.infer: the most tokens that the student of a checkpoint, as of `trained`, can read."""
+    run = read_run(run_folder(checkpoint if isinstance(checkpoint, str) else checkpoint[0]))
+    return EncoderConfig(**run.model).max_length
+
+
 def require_vocabulary(run: Run, checkpoint: str, expected: str, folder: str) -> None:
     """Raises CheckpointError where a checkpoint's run has another vocabulary than the one of this hash and folder."""
     if run.vocabulary_hash != expected:

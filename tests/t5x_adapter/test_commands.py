@@ -77,7 +77,7 @@ def test_train_evaluate_infer_and_precompile(teachers: dict[str, Path], tmp_path
 
     (tmp_path / "lines.txt").write_text("The old [MASK] slept.\n")
     run(
-        *("-m", "t5x.infer", "--gin_file=gin/t5x/infer.gin", checkpoint, "--gin.TEXT_LENGTH=32"),
+        *("-m", "t5x.infer", "--gin_file=gin/t5x/infer.gin", checkpoint),
         *(f"--gin.TEXT='{tmp_path / 'lines.txt'}'", f"--gin.VOCABULARY='{merge.vocabulary}'"),
         f"--gin.INFER_OUTPUT_DIR='{tmp_path / 'fills'}'",
     )
