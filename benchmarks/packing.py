@@ -19,9 +19,10 @@ import numpy as np
 
 from mergedistill_jax.configs.masking import MaskingConfig
 from mergedistill_jax.configs.predict import PACKINGS
+from mergedistill_jax.configs.splits import Split
 from mergedistill_jax.corpus.packing import masked_records, packed_sequences
 from mergedistill_jax.corpus.pieces import SEPARATOR, Pieces, tokenise
-from mergedistill_jax.corpus.sources import FORMATS, Split, documents
+from mergedistill_jax.corpus.sources import FORMATS, documents
 from mergedistill_jax.vocabulary.report import table
 from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer, load_tokenizer
 

@@ -233,13 +233,13 @@ def _reference_fits(reference: Any, hint: Any) -> bool:
         return any(_reference_fits(reference, one) for one in arguments)
     if not reference.evaluate:
         return hint is Any or origin is collections.abc.Callable
-    made: Any = reference.configurable.wrapped
+    made = reference.configurable.wrapped
     if not isinstance(made, type):
         made = _hints(made).get("return", Any)
     made, wanted = typing.get_origin(made) or made, origin or hint
     if made is Any and dataclasses.is_dataclass(wanted):
         return False  # no code but ours makes settings
-    if made is Any or wanted is Any or not isinstance(made, type) or not isinstance(wanted, type):
+    if made is Any or wanted is Any or not inspect.isclass(made) or not inspect.isclass(wanted):
         return True
     return issubclass(made, wanted) or (made is int and wanted is float)
 
