@@ -241,7 +241,7 @@ def _reference_fits(reference: Any, hint: Any) -> bool:
         return False  # no code but ours makes settings
     if made is Any or wanted is Any or not inspect.isclass(made) or not inspect.isclass(wanted):
         return True
-    return issubclass(made, wanted) or (made is int and wanted is float)
+    return (made is int and wanted is float) or wanted in made.__mro__
 
 
 def _message(name: str, value: Any, hint: Any) -> str:

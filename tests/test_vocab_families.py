@@ -5,15 +5,15 @@ import json
 
 import numpy as np
 import pytest
-from mergedistill_jax.training.optimizer import AdamWConfig
-from mergedistill_jax.training.schedules import LearningRate
 from published_folders import fairseq_model, modernbert_json, unigram_json, write
 from small_merge import MODEL
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizer, RobertaConfig, RobertaForMaskedLM
 
 from mergedistill_jax.configs.export import ExportConfig
+from mergedistill_jax.configs.optimizer import AdamWConfig
 from mergedistill_jax.configs.predict import PredictConfig
+from mergedistill_jax.configs.schedules import LearningRate
 from mergedistill_jax.configs.train import TrainConfig
 from mergedistill_jax.configs.verify import VerifyConfig
 from mergedistill_jax.configs.vocab import UnionConfig, VocabConfig
