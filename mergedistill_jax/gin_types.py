@@ -239,9 +239,9 @@ def _reference_fits(reference: Any, hint: Any) -> bool:
     made, wanted = typing.get_origin(made) or made, origin or hint
     if made is Any and dataclasses.is_dataclass(wanted):
         return False  # no code but ours makes settings
-    if made is Any or wanted is Any or not inspect.isclass(made) or not inspect.isclass(wanted):
+    if Any in (made, wanted) or not all(map(inspect.isclass, (made, wanted))):
         return True
-    return (made is int and wanted is float) or wanted in made.__mro__
+    return issubclass(made, wanted) or (made is int and wanted is float)
 
 
 def _message(name: str, value: Any, hint: Any) -> str:
