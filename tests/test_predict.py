@@ -337,7 +337,7 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, teachers):
         ({"teacher": "a", "k": 0}, r"PredictConfig\.k: found 0"),
         ({"teacher": "a", "draws": 0}, r"PredictConfig\.draws: found 0"),
         ({"teacher": "a", "bytes_per_shard": 0}, r"PredictConfig\.bytes_per_shard: found 0"),
-        ({"teacher": "a", "max_length": 3}, r"PredictConfig\.max_length: found 3 with MaskingConfig\.max_share=0\.25"),
+        ({"teacher": "a", "max_length": 3}, r"PredictConfig\.max_length: found 3 with MaskingConfig\.max_share=0\.2"),
         ({"teacher": "a", "documents_per_shard": 0}, r"PredictConfig\.documents_per_shard: found 0"),
         ({"teacher": "a", "batch_size": -1}, r"PredictConfig\.batch_size: found -1"),
         ({"teacher": "a", "max_length": 2}, r"PredictConfig\.max_length: found 2, expected at least 3"),

@@ -302,7 +302,7 @@ def test_of_many_unsound_records_some_are_told_and_all_are_counted(folder):
         (lambda f: (f / "manifest.json").write_bytes(b"\xff"), r"manifest\.json: found no JSON"),
         (lambda f: alter(f / "manifest.json", seed=7), rf"manifest\.json: field {FIELDS_CHECKSUM}: found"),
         (lambda f: edit(f / "manifest.json", schema_version=9), r"field schema_version: found 9, expected one of"),
-        (lambda f: alter(f / "corpus.json", documents=3), rf"corpus\.json: field {FIELDS_CHECKSUM}: found"),
+        (lambda f: alter(f / "corpus.json", text_bytes_per_shard=3), rf"corpus\.json: field {FIELDS_CHECKSUM}: found"),
     ],
 )
 def test_damage_is_found_and_named(folder, damage, named):
@@ -338,7 +338,7 @@ def test_damage_behind_a_redone_checksum_is_found(folder, damage, named):
         ({"documents": 3}, "field shard: found 3, expected the number in its name, below 3"),
         ({"max_length": 12}, "ids, expected at most 12"),
         ({"draws": 1}, "field draw: found 1, expected below 1"),
-        ({"max_share": 0.04}, "field masked positions: found .*, expected 1 to 1"),
+        ({"rate": 0.02, "max_share": 0.04}, "field masked positions: found .*, expected 1 to 1"),
     ],
 )
 def test_a_manifest_that_does_not_fit_its_records_is_refused(folder, changes, named):
