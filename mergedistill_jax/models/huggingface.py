@@ -93,7 +93,7 @@ def _without_tied(
     that are missing.
     """
     if not isinstance(tied, bool):
-        raise ValueError(f"{folder}/config.json: tie_word_embeddings: found {tied!r}, expected true or false")
+        raise ValueError(f"{folder}/config.json: tie_word_embeddings: found {tied!r}, expected true or false")  # noqa: TRY004 - file content
     tensors = dict(tensors)
     own = [family.decoder, *(family.decoder_bias or ())[:1]]
     missing = [] if tied else [name for name in own if name not in tensors]

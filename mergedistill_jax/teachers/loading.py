@@ -53,7 +53,7 @@ def load_teacher(folder: str, *, max_length: int, k: int) -> Teacher:
 
 
 def require_padding(folder: str, encoder: ModelConfig, tokenizer: TeacherTokenizer) -> None:
-    """Refuses a model that counts positions by a token that a text may hold: by another one than padding, or a shared one.
+    """Refuses a model that counts positions by another token than the padding, or by one that has another role too.
 
     So no text reads the row of the padding token's position, which is not loaded, see `Embeddings`.
 

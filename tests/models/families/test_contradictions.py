@@ -231,9 +231,8 @@ def test_a_roberta_is_saved_as_a_bert_of_as_many_positions(tmp_path):
     )
     assert load_masked_lm(tmp_path / "saved")[0].max_length == config.max_length == 58
     ids = np.where(IDS == 1, 5, IDS)
-    theirs = []
     from transformers import AutoModelForMaskedLM  # noqa: PLC0415 - slow
 
-    for path in (folder, str(tmp_path / "saved")):
-        theirs.append(their_outputs(AutoModelForMaskedLM.from_pretrained(path).eval(), ids, np.ones_like(ids))[0])
+    loaded = [AutoModelForMaskedLM.from_pretrained(path).eval() for path in (folder, str(tmp_path / "saved"))]
+    theirs = [their_outputs(model, ids, np.ones_like(ids))[0] for model in loaded]
     np.testing.assert_allclose(*theirs, atol=1e-4)
