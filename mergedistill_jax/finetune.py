@@ -40,6 +40,7 @@ from mergedistill_jax.teachers.loading import (
     load_masked_model,
     load_token_counts,
     masked_model_hash,
+    require_padding,
     tokenizer_folder,
 )
 from mergedistill_jax.training.progress import Progress
@@ -87,6 +88,8 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     if config.save_model:
         require_bert(encoder_config)
     tokenizer, id_map = _tokenizer(config)
+    if id_map is None:
+        require_padding(config.model, encoder_config, tokenizer)
     encode = _encoder(config, encoder_config, tokenizer, id_map, labels)
     train_arrays, train_counts = encode(train)
     encoded = {name: encode(sentences) for name, sentences in scored.items()}

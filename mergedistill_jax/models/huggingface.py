@@ -6,6 +6,7 @@
 What is particular to a family stands in families/. Every path may be remote (gs://).
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,7 @@ def load_masked_lm(folder: epath.PathLike) -> tuple[ModelConfig, dict[str, Any]]
             f"{f' but {prefix}* ({hint})' if has_other else ''}, expected them"
         )
     tensors = _without_tied(tensors, family, folder, tied=stored.get("tie_word_embeddings", True))
-    return config, to_flax(tensors, family.masked_lm_weights(config), folder)
+    return config, to_flax(tensors, family.masked_lm_weights(config), folder, stored)
 
 
 def _canonical(tensors: Mapping[str, np.ndarray], family: Family, folder: epath.PathLike) -> dict[str, np.ndarray]:
@@ -84,13 +85,22 @@ def _canonical(tensors: Mapping[str, np.ndarray], family: Family, folder: epath.
 
 
 def _without_tied(
-    tensors: Mapping[str, np.ndarray], family: Family, folder: epath.PathLike, *, tied: bool
+    tensors: Mapping[str, np.ndarray], family: Family, folder: epath.PathLike, *, tied: Any
 ) -> dict[str, np.ndarray]:
-    """The tensors without the decoder's copies of the word embeddings and of the bias, once seen to be copies."""
+    """The tensors without the decoder's copies of the word embeddings and of the bias, once seen to be copies.
+
+    Where config.json unties them, transformers reads the decoder's own tensors alone, and makes new ones for those
+    that are missing.
+    """
+    if not isinstance(tied, bool):
+        raise ValueError(f"{folder}/config.json: tie_word_embeddings: found {tied!r}, expected true or false")  # noqa: TRY004 - file content
     tensors = dict(tensors)
-    if not tied and family.decoder not in tensors:
+    own = [family.decoder, *(family.decoder_bias or ())[:1]]
+    missing = [] if tied else [name for name in own if name not in tensors]
+    if missing:
         raise ValueError(
-            f"{folder}: found no weights {family.decoder}, expected them as config.json unties the embeddings"
+            f"{folder}: found no weights {missing[0]}, expected them as config.json unties the embeddings"
+            " (tie_word_embeddings: false)"
         )
     decoder = tensors.pop(family.decoder, None)
     if decoder is not None and family.embeddings in tensors and not np.array_equal(decoder, tensors[family.embeddings]):
@@ -123,7 +133,7 @@ def load_token_classifier(folder: epath.PathLike) -> tuple[EncoderConfig, dict[s
         raise ValueError(
             f"{folder}: has no token-classification head: found no weights classifier.weight, expected them"
         )
-    params = to_flax(tensors, bert.token_classifier_weights(config, len(ids)), folder)
+    params = to_flax(tensors, bert.token_classifier_weights(config, len(ids)), folder, stored)
     return config, params, [id2label[index] for index in ids]
 
 
@@ -143,6 +153,11 @@ def require_bert(config: ModelConfig) -> EncoderConfig:
     if not config.type_vocab_size:
         raise ValueError("model to save: type_vocab_size: found 0, expected at least 1 as in BERT")
     return config
+
+
+def _as_bert(config: ModelConfig) -> EncoderConfig:
+    """The config as a BERT folder has it: without rows before the first position, as RoBERTa's files have them."""
+    return dataclasses.replace(require_bert(config), position_offset=0)
 
 
 def save_masked_lm(
@@ -170,9 +185,10 @@ def save_masked_lm(
         FileExistsError: the folder has content, and is not to be overwritten or is not a model folder.
         ValueError: the model is no BERT, the parameters do not fit the config, or the tokenizer does not fit the model.
     """
+    config = _as_bert(config)
     _save(
         folder,
-        require_bert(config),
+        config,
         to_hf(params, bert.FAMILY.masked_lm_weights(config)),
         {"architectures": ["BertForMaskedLM"]},
         tokenizer_file=tokenizer_file,
@@ -200,7 +216,7 @@ def save_token_classifier(
     """
     if len(set(labels)) != len(labels):
         raise ValueError(f"labels: found {list(labels)}, expected no name twice")
-    config = require_bert(config)
+    config = _as_bert(config)
     weights = bert.token_classifier_weights(config, len(labels))
     head = {
         "architectures": ["BertForTokenClassification"],

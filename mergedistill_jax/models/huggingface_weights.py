@@ -196,8 +196,13 @@ def listing(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(ordered[:limit]) + more
 
 
-def to_flax(tensors: Mapping[str, np.ndarray], weights: Sequence[Weight], folder: epath.PathLike) -> dict[str, Any]:
-    """Tree of float32 parameters from tensors under canonical names.
+def to_flax(
+    tensors: Mapping[str, np.ndarray],
+    weights: Sequence[Weight],
+    folder: epath.PathLike,
+    stored: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Tree of float32 parameters from tensors under canonical names; `stored` is config.json, to be named in errors.
 
     Raises:
         ValueError: a tensor is missing, unexpected, of another shape, or of integers.
@@ -215,7 +220,12 @@ def to_flax(tensors: Mapping[str, np.ndarray], weights: Sequence[Weight], folder
     for weight in weights:
         tensor = tensors[weight.name]
         if tensor.shape != weight.hf_shape:
-            raise ValueError(f"{folder}: {weight.name}: found shape {tensor.shape}, expected {weight.hf_shape}")
+            sizes = {wanted for found, wanted in zip(tensor.shape, weight.hf_shape, strict=False) if found != wanted}
+            fields = [f"{name}={size}" for name, size in (stored or {}).items() if type(size) is int and size in sizes]
+            raise ValueError(
+                f"{folder}: {weight.name}: found shape {tensor.shape}, expected {weight.hf_shape}"
+                f"{f' as config.json says ({listing(fields)})' if fields else ''}"
+            )
         if tensor.dtype.kind in "iub":
             raise ValueError(f"{folder}: {weight.name}: found dtype {tensor.dtype}, expected floating point")
         flat[weight.path] = weight.to_flax(tensor)

@@ -21,7 +21,7 @@ from mergedistill_jax.teachers.hub import find_teacher
 from mergedistill_jax.teachers.inference import Teacher
 from mergedistill_jax.training.checkpoints import RUN_FILE, Checkpoints, read_run
 from mergedistill_jax.training.token_counts import TOKEN_COUNTS_FILE, read_counts_file, read_token_counts
-from mergedistill_jax.vocabulary.tokenizer import load_tokenizer
+from mergedistill_jax.vocabulary.tokenizer import TeacherTokenizer, load_tokenizer
 
 
 def load_teacher(folder: str, *, max_length: int, k: int) -> Teacher:
@@ -41,12 +41,7 @@ def load_teacher(folder: str, *, max_length: int, k: int) -> Teacher:
             f"{tokenizer.path}: field vocab: found {num_tokens} tokens,"
             f" expected at most the model's {encoder.vocab_size}"
         )
-    counted_by = getattr(encoder, "position_offset", 0) - 1  # only RoBERTa's kind has an offset
-    if counted_by >= 0 and counted_by != tokenizer.pad_id:
-        raise ValueError(
-            f"{folder}/config.json: field pad_token_id: found {counted_by}, by which positions are counted,"
-            f" expected {tokenizer.pad_id} of the padding token in {tokenizer.path}"
-        )
+    require_padding(folder, encoder, tokenizer)
     if encoder.max_length < max_length:
         raise ValueError(
             f"{folder}/config.json: field max_position_embeddings: found {encoder.max_length},"
@@ -55,6 +50,28 @@ def load_teacher(folder: str, *, max_length: int, k: int) -> Teacher:
     if k > num_tokens:
         raise ValueError(f"k: found {k}, expected at most the {num_tokens} tokens of {tokenizer.path}")
     return Teacher(config=encoder, params=params, num_tokens=num_tokens, pad_id=tokenizer.pad_id)
+
+
+def require_padding(folder: str, encoder: ModelConfig, tokenizer: TeacherTokenizer) -> None:
+    """Refuses a model that counts positions by another token than the padding, or by one that has another role too.
+
+    So no text reads the row of the padding token's position, which is not loaded, see `Embeddings`.
+
+    Raises:
+        ValueError: naming both files.
+    """
+    counted_by = getattr(encoder, "position_offset", 0) - 1  # only RoBERTa's kind has an offset
+    if counted_by >= 0 and counted_by != tokenizer.pad_id:
+        raise ValueError(
+            f"{folder}/config.json: field pad_token_id: found {counted_by}, by which positions are counted,"
+            f" expected {tokenizer.pad_id} of the padding token in {tokenizer.path}"
+        )
+    shared = [index for index in tokenizer.special_ids if index == counted_by]
+    if len(shared) > 1:
+        raise ValueError(
+            f"{tokenizer.path}: field pad_token: found {tokenizer.tokens[counted_by]}, which has another role too,"
+            f" expected a token of its own: by it {folder}/config.json counts positions"
+        )
 
 
 def model_hash(folder: str) -> str:

@@ -73,8 +73,10 @@ def _read_files(folder: epath.Path) -> tuple[dict[str, int], list[tuple[str, str
     except UnicodeDecodeError as error:
         raise VocabularyError(f"{path}: found bytes that are not UTF-8 ({error.reason}), expected UTF-8") from error
     merges = [line.removesuffix("\r") for line in lines]
+    while merges and not merges[-1]:
+        merges.pop()
     # The first line says the version; another "#" is a character to merge.
-    return vocabulary, [_pair(path, merge) for merge in merges if merge and not merge.startswith("#version")]
+    return vocabulary, [_pair(path, merge) for merge in merges if not merge.startswith("#version")]
 
 
 def _pair(path: epath.Path, merge: str | Sequence[str]) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from etils import epath
 from mergedistill_jax.configs.vocab import OWN
 from mergedistill_jax.files import write_atomically
 from mergedistill_jax.vocabulary.id_map import DROPPED, IdMap, whole_map
-from mergedistill_jax.vocabulary.settings import SETTINGS_FILE
+from mergedistill_jax.vocabulary.settings import SETTINGS_FILE, read_object
 from mergedistill_jax.vocabulary.tokenizer import (
     TOKENIZER_FILE,
     VOCABULARY_FILE,
@@ -164,7 +164,7 @@ def write_vocabulary(
 
 def _refuse_another(path: epath.Path, expected: str) -> None:
     """Records and checkpoints depend on a vocabulary's hash: it is never replaced by another one."""
-    found = json.loads(path.read_text()).get("hash") if path.exists() else expected
+    found = read_object(path).get("hash") if path.exists() else expected
     if found != expected:
         raise VocabularyError(
             f"{path}: field hash: found {found}, expected {expected} of the new vocabulary;"
@@ -183,7 +183,7 @@ def read_vocabulary(folder: epath.PathLike) -> Vocabulary:
     if not path.exists():
         raise VocabularyError(f"{path}: not found, expected a folder written by `mergedistill vocab`")
     try:
-        content = json.loads(path.read_text())
+        content = read_object(path)
         members = {name: Member(**fields) for name, fields in content["members"].items()}
         size, expected = int(content["size"]), str(content["hash"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:

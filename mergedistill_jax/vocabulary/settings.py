@@ -123,6 +123,13 @@ def read_settings(folder: epath.Path, content: Mapping[str, Any] | None) -> Sett
         merged |= read_object(folder / "special_tokens_map.json")
     by_content = {token.content: token for token in added.values()}
     path = folder / SETTINGS_FILE
+    tokenizer_class = _tokenizer_class(folder, options, model, content)
+    for key in NAMED:
+        value = merged.get(key, "")
+        # A class that builds its tokenizer would do so without the token; one that takes tokenizer.json as it is, not.
+        absent = value is None and (tokenizer_class == AS_IT_IS or key in ("bos_token", "eos_token"))
+        if not absent and not isinstance(value, str | dict):
+            raise VocabularyError(f"{path}: field {key}: found {one_line(json.dumps(value))}, expected a token")
     named = {
         key: _token(path, key, value)
         for key, value in merged.items()
@@ -136,7 +143,7 @@ def read_settings(folder: epath.Path, content: Mapping[str, Any] | None) -> Sett
         raise VocabularyError(f"{path}: field split_special_tokens: found True, expected False")
     return Settings(
         folder=folder,
-        tokenizer_class=_tokenizer_class(folder, options, model, content),
+        tokenizer_class=tokenizer_class,
         options=options,
         named={key: by_content.get(str(token), token) if key in NAMED else token for key, token in named.items()},
         extra=_tokens(path, "extra_special_tokens", extra),

@@ -264,6 +264,7 @@ def load_tokenizer(folder: epath.PathLike) -> TeacherTokenizer:
         built = Built(path=path, tokenizer=tokenizer, named=settings.roles({}), extra=extra)
     _add_special_tokens(built, settings)
     teacher = wrap_tokenizer(built.tokenizer, str(built.path), {role: str(built.named[role]) for role in built.named})
+    _require_unknown(teacher)
     _require_frame(teacher)
     return teacher
 
@@ -314,6 +315,19 @@ def _add_special_tokens(built: Built, settings: Settings) -> None:
                 f"{settings.file}: added tokens: found id {index} for {one_line(token.content)},"
                 f" expected {found}, the next free one"
             )
+
+
+def _require_unknown(teacher: TeacherTokenizer) -> None:
+    """What the model gives for unknown text must be the token of the role unk."""
+    model = json.loads(teacher.tokenizer.to_str())["model"]
+    index = model.get("unk_id")
+    if model.get("unk_token") is not None:
+        index = teacher.tokenizer.token_to_id(model["unk_token"])
+    if index not in (None, teacher.unk_id):
+        raise VocabularyError(
+            f"{teacher.path}: field model: found {one_line(teacher.tokens[index])} for unknown text,"
+            f" expected {one_line(teacher.tokens[teacher.unk_id])}, the unk_token of the settings"
+        )
 
 
 def _require_frame(teacher: TeacherTokenizer) -> None:

@@ -87,8 +87,8 @@ def _read_vocabulary(path: epath.Path, needed: tuple[str, ...]) -> dict[str, int
     r"""Tokens of a vocab.txt: one a line, its id the number of the line.
 
     Only "\n" ends a line, or "\r\n": two of bert-base-chinese's tokens are Unicode line separators. Empty lines at the
-    end are no tokens. transformers drops white space behind a token, so that the token "a " would take the id of "a";
-    where that could matter the file is refused.
+    end are no tokens. transformers drops white space behind a token, so that the token "a " would take the id of "a",
+    and of two lines of nothing but white space one would be lost; where that could matter the file is refused.
     """
     try:
         lines = path.read_bytes().decode("utf-8").split("\n")
@@ -101,11 +101,17 @@ def _read_vocabulary(path: epath.Path, needed: tuple[str, ...]) -> dict[str, int
     vocabulary = {token: index for index, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
         raise VocabularyError(f"{path}: found {len(tokens) - len(vocabulary)} doubled tokens, expected each token once")
+    stripped: dict[str, int] = {}
     for token, index in vocabulary.items():
         if "\r" in token:  # transformers would end a line there, and number all behind it otherwise
             raise VocabularyError(f"{path}: token {index}: found a carriage return inside a line, expected none")
         if token != token.rstrip() and token.rstrip() not in ("", _PREFIX):
             raise VocabularyError(f"{path}: token {index}: found white space behind {token.rstrip()}, expected none")
+        first = stripped.setdefault(token.rstrip(), index)
+        if first != index:
+            raise VocabularyError(
+                f"{path}: token {index}: found {token!a}, which transformers reads as token {first}, expected another"
+            )
     missing = [token for token in needed if token not in vocabulary]
     if missing:
         raise VocabularyError(f"{path}: found no {missing[0]}, expected {', '.join(needed)}")

@@ -155,6 +155,8 @@ def test_the_map_of_another_teacher_is_refused(tmp_path):
         ("vocabulary.json", lambda text: text[:-9], "damaged description"),
         ("vocabulary.json", lambda text: text.replace('"hash"', '"mash"', 1), "damaged description"),
         ("vocabulary.json", lambda _: "[]", "damaged description"),
+        ("vocabulary.json", lambda _: "x", "damaged description"),
+        ("vocabulary.json", lambda _: "[" * 100_000, "damaged description"),
         ("vocab.txt", lambda text: text.replace("##b", "##d"), "field hash: found"),
         ("vocab.txt", lambda text: text + "more\n", "field hash: found"),
         ("vocab.txt", lambda text: text.replace("ab\n##b\n", "##b\nab\n"), "field hash: found"),

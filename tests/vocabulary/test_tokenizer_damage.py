@@ -236,6 +236,29 @@ def test_what_transformers_would_leave_aside_is_refused(tmp_path, name):
     load_tokenizer(write(folder, tokenizer_config__json={"tokenizer_class": "PreTrainedTokenizerFast"}))
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"tokenizer_config__json": {"cls_token": 3}}, "field cls_token: found 3, expected a token"),
+        ({"tokenizer_config__json": {"mask_token": None}}, "field mask_token: found null, expected a token"),
+        ({"special_tokens_map__json": {"pad_token": None}}, "field pad_token: found null, expected a token"),
+        ({"tokenizer_config__json": {"sep_token": ["</s>"]}}, "field sep_token: found .*, expected a token"),
+    ],
+)
+@pytest.mark.parametrize("model_type", ["roberta", "xlm-roberta"])
+def test_a_role_without_a_token_is_refused(tmp_path, model_type, files, message):
+    """transformers would build the class's tokenizer without one, or with one that is called None."""
+    content = BYTE_LEVEL if model_type == "roberta" else unigram_json(byte_fallback=False)
+    folder = write(tmp_path / model_type, tokenizer__json=content, config__json=model(model_type), **files)
+    refused(folder, "", message)
+
+
+def test_unknown_text_has_the_token_of_the_settings(tmp_path):
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "the", "mask_token": "[MASK]"}
+    folder = write(tmp_path / "unk", tokenizer__json=bert_json(), tokenizer_config__json=settings)
+    refused(folder, "", r"field model: found \[UNK\] for unknown text, expected the, the unk_token of the settings")
+
+
 def proto_of(data):
     proto = sentencepiece_model_pb2.ModelProto()
     proto.ParseFromString(data)

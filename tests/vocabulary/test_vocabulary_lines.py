@@ -20,6 +20,9 @@ def test_line_ends_and_blank_lines_at_the_end_change_no_id(tmp_path, line_end, l
         ([*TOKENS, "", "c"], "token 7: found an empty token"),
         ([*TOKENS, "x\ry", "c"], "token 7: found a carriage return inside a line"),
         (["\ufeff[PAD]", *TOKENS[1:]], "found no pad token"),
+        ([*TOKENS, "\x85", "c", "\u2028"], r"token 9: found '\\u2028', which transformers reads as token 7"),
+        ([*TOKENS, "\t", "\xa0"], r"token 8: found '\\xa0', which transformers reads as token 7"),
+        ([*TOKENS, "##", "##\u3000"], r"token 8: found '##\\u3000', which transformers reads as token 7"),
         ([*TOKENS, "a "], "token 7: found white space behind a"),
     ],
 )

@@ -58,5 +58,6 @@ FAMILY = Family(
     embeddings="distilbert.embeddings.word_embeddings.weight",
     decoder="vocab_projector.weight",
     decoder_bias=None,
+    other_names={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
     harmless=bert.harmless("distilbert"),
 )

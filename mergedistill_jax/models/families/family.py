@@ -100,6 +100,7 @@ class Family:
             the name of the file.
         unsupported_unless: fields of config.json that would change the outputs and are not built here, each with the
             one value that is understood, besides none and null.
+        other_names: what transformers calls fields of config.json too; where both stand there, they must agree.
         prefix: what the names of the encoder's tensors start with.
         modules: the encoder's outermost modules, which some files store without the prefix.
         encoder: the encoder's half of the weight map.
@@ -126,6 +127,7 @@ class Family:
     decoder_bias: tuple[str, str] | None
     harmless: str
     other_head: tuple[str, str] | None = None
+    other_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def masked_lm_weights(self, config: ModelConfig) -> list[Weight]:
         """Every tensor of a masked language model; the decoder, tied to the embeddings, has none of its own."""
@@ -146,7 +148,18 @@ class Family:
                 raise ValueError(
                     f"{path}: {field}: found {stored[field]!r}, expected {expected!r} (nothing else is supported)"
                 )
+        for other, name in self.other_names.items():
+            if other in stored and stored[other] != stored.get(name):
+                raise ValueError(
+                    f"{path}: {other}: found {stored[other]!r}, expected {stored.get(name)!r} as in {name},"
+                    " which is another name of it"
+                )
         values = {ours: field.read(stored, str(path)) for ours, field in self.config.items()}
+        pad_id = stored.get("pad_token_id")
+        if isinstance(pad_id, int) and pad_id >= values["vocab_size"]:
+            raise ValueError(
+                f"{path}: pad_token_id: found {pad_id}, expected less than vocab_size={values['vocab_size']}"
+            )
         try:
             return self.make_config(**values)
         except ValueError as error:

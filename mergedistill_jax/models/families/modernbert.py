@@ -111,6 +111,7 @@ FAMILY = Family(
         "mlp_bias": False,
         "classifier_bias": False,
         "decoder_bias": True,
+        "sliding_window": None,  # half of local_attention, which transformers would set by it
         "rope_scaling": None,
         "quantization_config": None,
     },

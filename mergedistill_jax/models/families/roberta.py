@@ -18,8 +18,6 @@ from mergedistill_jax.models.huggingface_weights import Weight
 def _config(
     *, vocab_size: int, max_position_embeddings: int, pad_token_id: int, activation: str, **values: Any
 ) -> EncoderConfig:
-    if pad_token_id >= vocab_size:
-        raise ValueError(f"pad_token_id: found {pad_token_id}, expected less than vocab_size={vocab_size}")
     offset = pad_token_id + 1
     if max_position_embeddings <= offset:
         raise ValueError(

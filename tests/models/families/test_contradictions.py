@@ -11,9 +11,11 @@ from etils import epath
 from family_models import assert_refused, rewritten, their_model, their_outputs
 from tokenizers import Tokenizer, models, processors
 
+from mergedistill_jax.models.families.registry import family_of
 from mergedistill_jax.models.heads import masked_language_model
-from mergedistill_jax.models.huggingface import load_masked_lm
+from mergedistill_jax.models.huggingface import load_masked_lm, save_masked_lm
 from mergedistill_jax.models.huggingface_weights import read_tensors
+from mergedistill_jax.models.tokenizer_files import SpecialTokens
 from mergedistill_jax.teachers.loading import load_teacher
 
 WIDTHS = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
@@ -123,3 +125,114 @@ def test_a_tensor_in_two_files_is_refused(tmp_path):
     safetensors.numpy.save_file(tensors, second, {"format": "pt"})
     with pytest.raises(ValueError, match=f"{second.name}: found {name} in another file too, expected each tensor once"):
         read_tensors(epath.Path(tmp_path))
+
+
+FAMILIES = ("BertForMaskedLM", "RobertaForMaskedLM", "DistilBertForMaskedLM", "ElectraForMaskedLM", "AlbertForMaskedLM")
+TIES = {
+    "decoder of other values": (True, {"decoder": 1.0}, "found untied weights, expected those of"),
+    "untied, of other values": (False, {"decoder": 1.0}, "found untied weights, expected those of|found no weights"),
+    "untied, none": (False, {}, "found no weights .*, expected them as config.json unties"),
+    "no boolean": ("true", {}, "config.json: tie_word_embeddings: found 'true', expected true or false"),
+    "null": (None, {}, "config.json: tie_word_embeddings: found None, expected true or false"),
+    "tied, the same": (True, {"decoder": 0.0}, None),
+    "untied, the same": (False, {"decoder": 0.0}, None),
+    "untied, its own bias": (False, {"decoder": 0.0, "copy": 0.0, "bias": None}, None),
+    "bias of other values": (True, {"copy": 1.0}, "found other values than in"),
+    "untied, bias of other values": (False, {"decoder": 0.0, "copy": 1.0}, "found other values than in"),
+}
+
+
+@pytest.fixture(scope="module", params=[*FAMILIES, "ModernBertForMaskedLM"])
+def family_folder(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ties") / request.param
+    their_model(request.param, vocab_size=50, pad_token_id=1, **SIZES[request.param]).save_pretrained(folder)
+    return folder
+
+
+def our_logits(folder):
+    config, params = load_masked_lm(folder)
+    positions = jnp.broadcast_to(jnp.arange(IDS.shape[1]), IDS.shape)
+    apply = jax.jit(masked_language_model(config).apply)
+    return apply({"params": params}, jnp.asarray(IDS), jnp.ones(IDS.shape, bool), positions)
+
+
+@pytest.mark.parametrize("case", TIES)
+def test_ties(tmp_path, family_folder, case):
+    """Equal to transformers, which gives a decoder that is untied a bias of its own, or refused."""
+    from transformers import AutoModelForMaskedLM  # noqa: PLC0415 - slow
+
+    tied, changes, message = TIES[case]
+    stored, tensors = json.loads((family_folder / "config.json").read_text()), read_tensors(family_folder)
+    family = family_of(stored, epath.Path(family_folder) / "config.json")
+    copy, bias = family.decoder_bias or (None, None)
+    named = {
+        "decoder": (family.decoder, tensors[family.embeddings]),
+        "copy": (copy, tensors.get(bias)),
+        "bias": (bias,),
+    }
+    changed = {}
+    for name, noise in changes.items():
+        target, *source = named[name]
+        if target is not None:
+            changed[target] = None if noise is None else source[0] + np.float32(noise)
+    folder = rewritten(family_folder, tmp_path / "other", tensors=changed)
+    (folder / "config.json").write_text(json.dumps({**stored, "tie_word_embeddings": tied}))
+    if copy is None and "copy" in changes:
+        message = None if tied or "decoder" in changes else message
+    if copy is not None and case == "untied, the same":
+        message = f"found no weights {copy}, expected them as config.json unties"
+    if message is not None:
+        assert_refused(folder, message)
+        return
+    theirs = AutoModelForMaskedLM.from_pretrained(folder).eval()
+    expected, _ = their_outputs(theirs, IDS, np.ones_like(IDS))
+    np.testing.assert_allclose(our_logits(folder), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "message"),
+    [
+        ("DistilBertForMaskedLM", "num_hidden_layers", 1, "num_hidden_layers: found 1, expected 2 as in n_layers"),
+        ("DistilBertForMaskedLM", "num_attention_heads", 1, "num_attention_heads: found 1, expected 3 as in n_heads"),
+        ("DistilBertForMaskedLM", "hidden_size", 24, "hidden_size: found 24, expected 12 as in dim"),
+        ("ModernBertForMaskedLM", "sliding_window", 1, "sliding_window: found 1, expected None"),
+        ("ElectraForMaskedLM", "pad_token_id", 50, "pad_token_id: found 50, expected less than vocab_size=50"),
+        ("ModernBertForMaskedLM", "pad_token_id", 99, "pad_token_id: found 99, expected less than vocab_size=50"),
+        ("ModernBertForMaskedLM", "vocab_size", 49, r"as config.json says \(vocab_size=49\)"),
+        ("RobertaForMaskedLM", "max_position_embeddings", 61, r"as config.json says \(max_position_embeddings=61\)"),
+        ("AlbertForMaskedLM", "type_vocab_size", 3, r"as config.json says \(.*type_vocab_size=3\)"),
+        ("DistilBertForMaskedLM", "hidden_dim", 21, r"as config.json says \(hidden_dim=21\)"),
+    ],
+)
+def test_fields_that_contradict_each_other_or_the_tensors_are_refused_by_name(tmp_path, kind, field, value, message):
+    their_model(kind, vocab_size=50, pad_token_id=1, **SIZES[kind]).save_pretrained(tmp_path / "model")
+    assert_refused(rewritten(tmp_path / "model", tmp_path / "other", fields={field: value}), message)
+
+
+def test_a_padding_token_of_two_roles_is_refused_where_positions_depend_on_it(tmp_path):
+    folder = teacher_folder(tmp_path / "teacher", "RobertaForMaskedLM", pad_id=1, tokenizer_pad_id=1)
+    path = tmp_path / "teacher/tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "unk_token": "<unk>", "mask_token": "<pad>"}))
+    with pytest.raises(ValueError, match=r"tokenizer.json: field pad_token: found <pad>, which has another role too"):
+        load_teacher(folder, max_length=8, k=4)
+
+
+def test_a_roberta_is_saved_as_a_bert_of_as_many_positions(tmp_path):
+    folder = teacher_folder(tmp_path / "teacher", "RobertaForMaskedLM", pad_id=1, tokenizer_pad_id=1)
+    config, params = load_masked_lm(folder)
+    special = SpecialTokens(pad="<pad>", unk="<unk>", cls="<s>", sep="</s>", mask="<mask>")
+    save_masked_lm(
+        tmp_path / "saved",
+        config,
+        params,
+        tokenizer_file=f"{folder}/tokenizer.json",
+        special_tokens=special,
+        card="",
+    )
+    assert load_masked_lm(tmp_path / "saved")[0].max_length == config.max_length == 58
+    ids = np.where(IDS == 1, 5, IDS)
+    from transformers import AutoModelForMaskedLM  # noqa: PLC0415 - slow
+
+    loaded = [AutoModelForMaskedLM.from_pretrained(path).eval() for path in (folder, str(tmp_path / "saved"))]
+    theirs = [their_outputs(model, ids, np.ones_like(ids))[0] for model in loaded]
+    np.testing.assert_allclose(*theirs, atol=1e-4)
