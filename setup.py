@@ -18,7 +18,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["mergedistill_jax*", "tasks*"]),
     package_data={"mergedistill_jax.evaluation": ["templates/*"]},
-    entry_points={"console_scripts": ["mergedistill = mergedistill_jax.cli:main"]},
+    entry_points={"console_scripts": ["mergedistill = mergedistill_jax.__main__:main"]},
     install_requires=[
         "jax>=0.10.2,<0.11",
         "flax>=0.12.8,<0.13",

@@ -1,10 +1,12 @@
-"""Starts one command twice, 0 to 3 seconds apart, again and again: who goes on, what the other is told, and the result.
+"""Starts a command twice, up to 3 seconds apart, again and again: who goes on, what the other is told, and the result.
 
 python benchmarks/pairs.py train export pipeline --pairs 10 --folder /tmp/pairs
 
-One process imports everything and forks a child per command, so that a pair overlaps from its first moment. Every pair
-has a folder of its own; when both have ended the command is run once more, and the result is compared, byte for byte,
-with that of a run that nobody disturbed: parameters, metrics.jsonl, records and exports.
+One process imports everything and forks a child per command. The second starts in the first half of the time that the
+command takes alone, at most 3 seconds after the first, so that the two overlap; where the first has ended before the
+second starts all the same, the table says so. Every pair has a folder of its own; when both have ended the command is
+run once more, and the result is compared, byte for byte, with that of a run that nobody disturbed: parameters,
+metrics.jsonl, records and exports.
 """
 
 import argparse
@@ -98,8 +100,10 @@ def result_of(folder: Path) -> dict[str, str]:
     return found
 
 
-def pairs(stage: str, step: Step | None, reference: Path, folder: Path, count: int) -> Iterator[tuple[str, ...]]:
-    """(first one's outcome, second one's, result) of each pair."""
+def pairs(
+    stage: str, step: Step | None, reference: Path, folder: Path, count: int, longest_s: float
+) -> Iterator[tuple[str, ...]]:
+    """(first one's outcome, second one's, result) of each pair, the second started at most `longest_s` later."""
     for number in range(count):
         output = folder / f"{stage}_{number}" / "out"
         shutil.rmtree(output.parent, ignore_errors=True)
@@ -107,7 +111,9 @@ def pairs(stage: str, step: Step | None, reference: Path, folder: Path, count: i
         arguments = command(step, str(output))
         logs = [output.parent / f"{name}.log" for name in ("first", "second", "third")]
         first = start(arguments, logs[0])
-        time.sleep(random.uniform(0.0, 3.0))
+        delay_s = random.uniform(0.0, longest_s)
+        time.sleep(delay_s)
+        ended = os.waitid(os.P_PID, first, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         second = start(arguments, logs[1])
         began = time.monotonic()
         told_s = 0.0
@@ -120,11 +126,16 @@ def pairs(stage: str, step: Step | None, reference: Path, folder: Path, count: i
         for pid, log in ((first, logs[0]), (second, logs[1])):
             lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("mergedistill: ")]
             refused = len(lines) == 1 and REFUSAL.match(lines[0]) and statuses[pid] == 2
-            outcomes.append("told" if refused else f"status {statuses[pid]}")
+            late = ", started after the first had ended" if pid == second and ended else ""
+            outcomes.append(("told" if refused else f"status {statuses[pid]}") + late)
         again = status_of(start(arguments, logs[2]))
         export_of(stage, output, folder / f"{stage}_{number}")
         same = result_of(output.parent) == result_of(reference)
-        print(f"{stage} {number}: {outcomes} after {told_s:.1f} s, again {again}, same {same}", flush=True)
+        print(
+            f"{stage} {number}: {delay_s:.1f} s apart: {outcomes}, one ended {told_s:.1f} s after the second's start;"
+            f" again {again}, same {same}",
+            flush=True,
+        )
         yield *outcomes, "same" if same and not again else "different"
 
 
@@ -136,19 +147,28 @@ def export_of(stage: str, run: Path, folder: Path) -> None:
             raise RuntimeError((folder / "export.log").read_text())
 
 
+def alone_s(step: Step | None, output: Path) -> float:
+    """Runs a command that nobody disturbs; its seconds."""
+    log = output.parent / "log"
+    began = time.monotonic()
+    if status_of(start(command(step, str(output)), log)):
+        raise RuntimeError(log.read_text()[-3000:])
+    return time.monotonic() - began
+
+
 def main() -> None:
     """Makes the undisturbed results, then the pairs; prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stages", nargs="+", choices=("train", "export", "pipeline"))
     parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--folder", type=Path, required=True, help="of everything; its undisturbed runs are used again")
+    parser.add_argument("--folder", type=Path, required=True, help="of everything that is written")
     given = parser.parse_args()
     for stage in cli.STAGES:
         importlib.import_module(f"mergedistill_jax.{stage}")
     whole = given.folder / "whole" / "out"
-    whole.parent.mkdir(parents=True, exist_ok=True)
-    if status_of(start(command(None, str(whole)), whole.parent / "log")):
-        raise RuntimeError((whole.parent / "log").read_text()[-3000:])
+    shutil.rmtree(whole.parent, ignore_errors=True)
+    whole.parent.mkdir(parents=True)
+    pipeline_s = alone_s(None, whole)
     steps = {}
     for step in steps_of(PipelineConfig(output=str(whole), languages=LANGUAGES, title="")):
         bindings = dict(binding.split(" = ", 1) for binding in step.bindings)
@@ -156,16 +176,14 @@ def main() -> None:
             steps[step.stage] = step
     rows = []
     for stage in given.stages:
-        reference = whole.parent
+        reference, step, seconds = whole.parent, None, pipeline_s
         if stage != "pipeline":
-            reference = given.folder / f"{stage}_alone"
-            reference.mkdir(exist_ok=True)
-            log = reference / "log"
-            if status_of(start(command(steps[stage], str(reference / "out")), log)):
-                raise RuntimeError(log.read_text()[-3000:])
+            reference, step = given.folder / f"{stage}_alone", steps[stage]
+            shutil.rmtree(reference, ignore_errors=True)
+            reference.mkdir()
+            seconds = alone_s(step, reference / "out")
             export_of(stage, reference / "out", reference)
-        step = None if stage == "pipeline" else steps[stage]
-        counts = collections.Counter(pairs(stage, step, reference, given.folder, given.pairs))
+        counts = collections.Counter(pairs(stage, step, reference, given.folder, given.pairs, min(3.0, seconds / 2)))
         rows += [[stage, str(number), *outcome] for outcome, number in sorted(counts.items())]
     print(table(["stage", "pairs", "first", "second", "result after another run"], rows))
 

@@ -127,8 +127,8 @@ def _open(path: Path, stack: contextlib.ExitStack) -> int | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         stack.callback(_remove_empty, missing)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # another process has just removed the empty folder
+            descriptor = _descriptor(path)
+        except FileNotFoundError:  # another process has just removed the empty folder, or the file
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,6 +145,15 @@ def _open(path: Path, stack: contextlib.ExitStack) -> int | None:
         if _is_named(path, descriptor):
             return descriptor
         os.close(descriptor)
+
+
+def _descriptor(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        if not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY)  # another user's in a shared folder: it can be locked all the same
 
 
 def _is_named(path: Path, descriptor: int) -> bool:

@@ -103,7 +103,8 @@ def _corpus_name(config: PredictConfig) -> str:
 def _identity(
     config: PredictConfig, source: Source | None, tokenizer: TeacherTokenizer, corpus: CorpusSummary
 ) -> Identity:
-    by_documents = -(-corpus.documents // config.documents_per_shard)
+    # Their ends, not their number: two divisions into as many shards are two.
+    by_documents = [*range(config.documents_per_shard, corpus.documents, config.documents_per_shard), corpus.documents]
     return Identity(
         teacher=(config.name or source.name) if source else "",
         revision=source.revision if source else "",
@@ -117,7 +118,7 @@ def _identity(
         documents=corpus.documents,
         documents_per_shard=config.documents_per_shard,
         bytes_per_shard=config.bytes_per_shard,
-        shards=0 if corpus.shards == by_documents else corpus.shards,
+        shards=0 if corpus.ends == by_documents else corpus.shards,
         rate=config.masking.rate,
         max_share=config.masking.bound,
         draws=config.draws,

@@ -174,9 +174,11 @@ def _finished_on_broken_steps(checkpoints: Checkpoints) -> Iterator[None]:
     """Where a step broke, lets a save under way finish: all processes come here then, and wait for each other."""
     try:
         yield
-    except NonFiniteError:
+    except NonFiniteError as error:
         checkpoints.close()
-        raise
+        step = checkpoints.latest_step
+        stands = "no checkpoint was saved before it" if step is None else f"the newest checkpoint is of step {step:,}"
+        raise NonFiniteError(f"{error}; {stands}") from error
 
 
 def _tell_the_end(config: TrainConfig, step: int, *, leaves_work: bool) -> None:

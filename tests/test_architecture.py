@@ -61,7 +61,7 @@ def test_main_is_nothing_but_the_command_line() -> None:
     tree = ast.parse((PACKAGE / "__main__.py").read_text())
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert modules == {"sys", "mergedistill_jax.cli"}
+    assert modules == {"sys", "mergedistill_jax.cli", "mergedistill_jax.interrupts"}
 
 
 def test_gin_files_stand_in_no_package() -> None:

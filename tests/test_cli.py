@@ -836,3 +836,23 @@ def test_the_configuration_kept_beside_an_output_configures_the_same_stage(
     kept = tmp_path / "vocab.gin"
     assert kept.read_text().startswith("# mergedistill vocab --gin_file=gin/runs/union.gin ")
     assert cli.configure("vocab", [str(kept)], []) == calls[0]
+
+
+def test_ctrl_c_while_the_command_line_is_imported_is_one_line() -> None:
+    """Imports take most of a short command's time."""
+    program = (
+        "import os, signal, sys\n"
+        "class Pressed:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'mergedistill_jax.cli':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Pressed())\n"
+        "from mergedistill_jax.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)  # noqa: S603
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.split("\n", 1) == [
+        "",
+        "mergedistill: stopped by Ctrl-C; the same command goes on from what is finished\n",
+    ]

@@ -1,5 +1,6 @@
 """One owner of an output folder at a time: a second one is told, and no killed one stands in the way."""
 
+import concurrent.futures
 import multiprocessing
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -23,9 +25,12 @@ from mergedistill_jax.locks import owned
 
 with owned(sys.argv[1], beside=sys.argv[2] == "beside"):
     if sys.argv[3] == "forks":
+        read, write = os.pipe()
         child = os.fork()
         if not child:
+            os.write(write, b"runs")
             time.sleep(600)
+        os.read(read, 4)  # it runs, and has let go of what it inherited
         print(child, flush=True)
     if sys.argv[3] == "runs":
         print(subprocess.Popen(["sleep", "600"]).pid, flush=True)
@@ -97,6 +102,39 @@ def test_other_names_of_a_folder_are_the_same_folder(tmp_path: Path, monkeypatch
     owner.kill()
 
 
+def test_a_lock_file_of_another_user_is_a_lock_all_the_same(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder that several users write into the file itself may be read alone."""
+    owner = Owner(tmp_path / "run", place)
+    opened = os.open
+
+    def denied(path: os.PathLike, flags: int, *mode: int) -> int:
+        if flags & os.O_RDWR:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", denied)
+    folder = str(tmp_path / "run")
+    with pytest.raises(FolderInUseError), owned(folder, beside=place == "beside"):
+        pass
+    owner.kill()
+    with owned(folder, beside=place == "beside"), pytest.raises(FolderInUseError):
+        threaded(folder, beside=place == "beside")
+    assert [path.name for path in tmp_path.rglob("*")] == (["run"] if place == "inside" else [])
+
+
+def threaded(folder: str, *, beside: bool) -> None:
+    """Owns a folder in another thread, where nothing is held yet."""
+
+    def take() -> None:
+        with owned(folder, beside=beside):
+            pass
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(take).result()
+
+
 def test_a_stage_within_a_stage_writes_into_its_folder_and_the_outer_one_still_owns_it(tmp_path: Path) -> None:
     refused = []
 
@@ -149,8 +187,10 @@ def test_a_lock_file_that_tells_no_owner_is_a_lock_all_the_same(tmp_path: Path) 
     owner.kill()
 
 
-def _own_again_and_again(folder: str, log: str, until: float) -> None:
-    """Each time alone: the file that it makes must not be there, and is its own."""
+def _own_again_and_again(folder: str, log: str, started: Barrier) -> None:
+    """Each time alone: the file that it makes must not be there, and is its own. For six seconds from when all run."""
+    started.wait()
+    until = time.time() + 6
     while time.time() < until:
         try:
             with owned(folder):
@@ -166,7 +206,7 @@ def _own_again_and_again(folder: str, log: str, until: float) -> None:
 @pytest.fixture
 def racers(tmp_path: Path) -> Iterator[list[multiprocessing.Process]]:
     context = multiprocessing.get_context("spawn")
-    arguments = (str(tmp_path / "run"), str(tmp_path / "log"), time.time() + 6)
+    arguments = (str(tmp_path / "run"), str(tmp_path / "log"), context.Barrier(3))
     processes = [context.Process(target=_own_again_and_again, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
@@ -180,7 +220,7 @@ def test_the_lock_file_that_is_deleted_each_time_never_has_two_owners(
     tmp_path: Path, racers: list[multiprocessing.Process]
 ) -> None:
     for process in racers:
-        process.join(timeout=60)
+        process.join(timeout=120)
         assert process.exitcode == 0
     owners = (tmp_path / "log").read_text().split()
     assert len(owners) > 100

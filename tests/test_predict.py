@@ -516,6 +516,19 @@ def test_the_same_words_are_hidden_however_the_text_is_divided(tmp_path, teacher
     assert words[0] == words[1] > 50
 
 
+def test_as_many_shards_with_other_documents_are_another_division(tmp_path, teachers, in_bytes):
+    """Two documents a shard and 160 bytes a shard both make two shards of three documents: 2 + 1, and 1 + 2."""
+    corpora.add_corpus("predict_long", lambda _: iter(TEXTS["en"][i] for i in (0, 2, 3)), ["train"])
+    changes = in_bytes | {"documents_per_shard": 2, "draws": 1}
+    told = {
+        bound: predict(config_of(tmp_path / str(bound), teachers["en"], **changes | {"bytes_per_shard": bound}))
+        for bound in (160, 1 << 22)
+    }
+    ends = [json.loads((tmp_path / str(bound) / "corpus.json").read_text())["ends"] for bound in told]
+    assert ends == [[1, 3], [2, 3]]
+    assert [manifest.identity.shards for manifest in told.values()] == [2, 0]
+
+
 def test_other_text_bounds_are_another_folder(tmp_path, teachers, in_bytes):
     predict(config_of(tmp_path, teachers["en"], **in_bytes))
     before = bytes_of(tmp_path)

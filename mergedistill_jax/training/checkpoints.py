@@ -26,7 +26,7 @@ from mergedistill_jax.json_objects import read_object
 from mergedistill_jax.training.distributed import lead_first, told_by_lead
 from mergedistill_jax.training.state_tree import from_tree, is_old, params_of, to_old_tree, to_tree
 from mergedistill_jax.training.step import TrainState
-from mergedistill_jax.training.whole import POSITION, STATE, flaw_of
+from mergedistill_jax.training.whole import POSITION, STATE, cause_of, flaw_of
 
 RUN_FILE = "run.json"
 CHECKPOINT_FOLDER = "checkpoints"
@@ -150,6 +150,8 @@ class Checkpoints:
 
     def _look(self) -> str:
         """The step, nothing where there is no checkpoint, or what is wrong with all there are."""
+        if self._folder.exists() and not self._folder.is_dir():
+            return f"{self._folder}: found a file, expected a folder of checkpoints"
         for step in _steps_in(self._folder):
             if step in self._passed_over:
                 continue
@@ -200,8 +202,8 @@ class Checkpoints:
         for step in self._passed_over:
             path = self._path(step)
             aside = path.parent / f"damaged_{path.name}"
-            if aside.exists():
-                aside.rmtree() if aside.is_dir() else aside.unlink()
+            # A link that leads nowhere does not exist, and yet has the name.
+            aside.rmtree() if aside.is_dir() else aside.unlink(missing_ok=True)
             path.rename(aside)
             _unreadable.pop(str(path), None)
             print(f"mergedistill: renamed {path} to {aside.name}", file=sys.stderr, flush=True)
@@ -304,7 +306,7 @@ class Checkpoints:
                 raise
             # Orbax and TensorStore raise errors of all classes, Exception itself among them.
             except Exception as error:
-                flaw = f"cannot be read ({' '.join(str(error).split())[:300] or type(error).__name__})"
+                flaw = f"cannot be read ({cause_of(error)})"
                 if not self._alone and jax.process_count() > 1:
                     raise CheckpointError(f"{path}: {flaw}") from error
                 if path.exists():  # else the run that is still training has just deleted it

@@ -16,6 +16,7 @@ import itertools
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,6 +36,8 @@ HEARTBEAT_TIMEOUT_S = 30
 """After how long a process that fell silent ends the job on all the others."""
 
 _LONGEST_WAIT_MS = 2**31 - 1
+_FAREWELL_MS = 2000
+"""How long a process that fails waits for the others to fail too."""
 _ALONE, _TOLD = itertools.count(), itertools.count()
 """Numbers of the meetings of `lead_alone` and of `told_by_lead`, the same on all processes."""
 
@@ -71,6 +74,12 @@ def run_as_member(function: Callable[[], int]) -> int:
 def _leave(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
+    client = global_state.client
+    if client is not None:
+        # Where all fail alike, as of wrong input, each says so first: JAX would abort the others with the leading one.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            client.wait_at_barrier("mergedistill/leaving", _FAREWELL_MS)
+            time.sleep(_FAREWELL_MS / 4000 if leads() else 0)
     os._exit(status)
 
 

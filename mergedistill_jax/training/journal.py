@@ -88,7 +88,8 @@ class Journal:
             start: steps done before this sitting.
             resumed: what `save` gave for the checkpoint that this sitting goes on from; None: nothing was kept.
         """
-        self._log = MetricLog(folder, resume_at=start) if leads() else None
+        rows = int(resumed.get("rows", 0)) if resumed else 0
+        self._log = MetricLog(folder, resume_at=start, rows=rows) if leads() else None
         self._counts = TokenCounts(folder, vocabulary_size, resume_at=start)
         self._sums = MetricSums(groups, resumed)
         self._progress = Progress(steps, "step", "train", start=start) if leads() else None
@@ -121,7 +122,7 @@ class Journal:
         if self._log:
             self._log.sync()
         self._counts.save(step)
-        return self._sums.saved()
+        return self._sums.saved() | ({"rows": self._log.rows} if self._log else {})
 
     def close(self) -> None:
         """Flushes the logs."""

@@ -1,8 +1,10 @@
 """Metric sums to named numbers, and their logs: TensorBoard through clu, and one JSON object a line."""
 
 import collections
+import io
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 from clu import metric_writers
 from etils import epath
 
+from mergedistill_jax.counting import counted
 from mergedistill_jax.files import sync, write_atomically
 
 LOG_NAME = "metrics.jsonl"
@@ -93,18 +96,28 @@ class MetricLog:
     `resume_at` drops them, so that each step stands once.
     """
 
-    def __init__(self, folder: epath.PathLike, *, resume_at: int) -> None:
+    def __init__(self, folder: epath.PathLike, *, resume_at: int, rows: int = 0) -> None:
         """Opens the logs of a run.
 
+        Args:
+            folder: of the run.
+            resume_at: the step of the checkpoint that the run goes on from.
+            rows: that metrics.jsonl had when that checkpoint was saved. There may be more, of its evaluation.
+
         Raises:
-            LogError: one of them is damaged; both are left as they are.
+            LogError: one of them is damaged, or rows are missing; both are left as they are.
         """
         self._folder = epath.Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
-        logs = {name: _lines(self._folder / name) for name in (LOG_NAME, SPEED_NAME)}
+        logs = {
+            name: [(line, row) for line, row in _lines(self._folder / name) if row["step"] <= resume_at]
+            for name in (LOG_NAME, SPEED_NAME)
+        }
+        self.rows = len(logs[LOG_NAME])
+        _require_rows(self._folder / LOG_NAME, self.rows, rows, resume_at)
         for name, lines in logs.items():
             path = self._folder / name
-            kept = b"".join(line for line, row in lines if row["step"] <= resume_at)
+            kept = b"".join(line for line, _ in lines)
             if (path.read_bytes() if path.exists() else b"") != kept or (name == LOG_NAME and not path.exists()):
                 write_atomically(path, kept)
         self._writer = metric_writers.SummaryWriter(str(self._folder / "tensorboard"))
@@ -116,6 +129,7 @@ class MetricLog:
         if bad:
             raise ValueError(f"{path}: step {step}: field {bad[0]}: found {numbers[bad[0]]}, expected a finite number")
         self._write(path, step, numbers)
+        self.rows += 1
 
     def write_speed(self, step: int, numbers: Mapping[str, float]) -> None:
         """Logs what the clock decides."""
@@ -153,7 +167,8 @@ def _lines(path: epath.Path) -> list[tuple[bytes, dict[str, Any]]]:
     found: list[tuple[bytes, dict[str, Any]]] = []
     written: set[str] = set()
     before = 0
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+    # Not splitlines, which ends a line at a lone carriage return too.
+    for number, line in enumerate(io.BytesIO(path.read_bytes()), start=1):
         row = _row_of(line)
         if row is None and not line.endswith(b"\n"):  # a kill, or a full disk, cut it short
             break
@@ -170,6 +185,18 @@ def _lines(path: epath.Path) -> list[tuple[bytes, dict[str, Any]]]:
     return found
 
 
+def _require_rows(path: epath.Path, found: int, expected: int, step: int) -> None:
+    """Rows of finished steps are not written again: a log that has lost some is not gone on with unnoticed."""
+    if found >= expected:
+        return
+    if path.exists():
+        raise LogError(
+            f"{path}: found {counted(found, 'row')} up to step {step:,}, expected {expected:,} as at its checkpoint;"
+            " nothing was written to it: mend it, or move the file away"
+        )
+    print(f"mergedistill: {path}: not found; its rows up to step {step:,} are missing from now on", file=sys.stderr)
+
+
 def _damaged(path: epath.Path, line: int, what: str) -> LogError:
     return LogError(f"{path}: line {line}: {what}; nothing was written to it: mend the line, or move the file away")
 
@@ -182,5 +209,11 @@ def _row_of(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
         return None
-    numbers = all(type(value) in (int, float) and math.isfinite(value) for value in row.values())
-    return row if numbers else None
+    return row if all(_is_number(value) for value in row.values()) else None
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False

@@ -80,8 +80,7 @@ class FiniteWatch:
         # The sums are the same everywhere, so all processes come here; the first to leave must not cut the others off.
         wait_for_all("nonfinite")
         raise NonFiniteError(
-            f"{path}: step {step}, whose batch this is: field {name}: found {found}, expected finite numbers;"
-            " the newest checkpoint is of an earlier step"
+            f"{path}: step {step}, whose batch this is: field {name}: found {found}, expected finite numbers"
         )
 
 

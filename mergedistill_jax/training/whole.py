@@ -6,6 +6,8 @@ them only the lengths. A changed byte within them is not seen here.
 
 import collections
 import json
+import re
+import textwrap
 from typing import Any
 
 import tensorstore as ts
@@ -35,8 +37,14 @@ def flaw_of(checkpoint: epath.Path, *, needs_metadata: bool) -> str | None:
         return str(error)
     # Whatever the libraries below say of a damaged file.
     except Exception as error:  # noqa: BLE001
-        return f"cannot be read ({' '.join(str(error).split())[:200]})"
+        return f"cannot be read ({cause_of(error)})"
     return None
+
+
+def cause_of(error: Exception) -> str:
+    """One line of a library's error, without where in its sources or in which object it came up."""
+    text = re.split(r"\.? *(?:\[source locations=|\[tensorstore_spec=|See full TensorStore details)", str(error))[0]
+    return textwrap.shorten(text, 200, placeholder=" ...") or type(error).__name__
 
 
 def _require_whole(checkpoint: epath.Path, *, needs_metadata: bool) -> None:
@@ -94,13 +102,17 @@ def _require_data(checkpoint: epath.Path) -> None:
         raise
     # TensorStore tells its errors apart by text alone.
     except Exception as error:
-        raise _FlawError(f"has a damaged index of {STATE} ({' '.join(str(error).split())[:200]})") from error
+        raise _FlawError(f"has a damaged index of {STATE} ({cause_of(error)})") from error
     for name, length in sorted(needed.items()):
-        path = state / name
-        if not path.exists():
-            raise _FlawError(f"has no {STATE}/{name}")
-        if path.stat().length < length:
-            raise _FlawError(f"has {path.stat().length:,} of {length:,} bytes of {STATE}/{name}")
+        _require_bytes(state, name, length)
+
+
+def _require_bytes(state: epath.Path, name: str, length: int) -> None:
+    path = state / name
+    if not path.exists():
+        raise _FlawError(f"has no {STATE}/{name}")
+    if path.stat().length < length:
+        raise _FlawError(f"has {path.stat().length:,} of {length:,} bytes of {STATE}/{name}")
 
 
 def _bytes_needed(state: epath.Path) -> dict[str, int]:
@@ -113,6 +125,7 @@ def _bytes_needed(state: epath.Path) -> dict[str, int]:
         kind, base, name, offset, length = references.pop().split(":")
         needed[f"{base}{name}"] = max(needed[f"{base}{name}"], int(offset) + int(length))
         if kind == "btreenode":
+            _require_bytes(state, f"{base}{name}", needed[f"{base}{name}"])
             entries = ts.ocdbt.dump(store, f"{kind}:{base}:{name}:{offset}:{length}").result()["entries"]
             references += [
                 entry[field] for entry in entries for field in ("indirect_value", "location") if field in entry

@@ -95,3 +95,16 @@ def test_what_the_clock_decides_stands_in_a_file_of_its_own(tmp_path: Path) -> N
     assert row["step"] == 2
     assert set(row) == {"step", "steps_per_second", "tokens_per_second", "input_wait_share"}
     assert 0.0 <= row["input_wait_share"] <= 1.0
+
+
+def test_a_log_that_lost_a_row_is_not_gone_on_with(tmp_path: Path) -> None:
+    first = open_journal(tmp_path)
+    for step in (1, 2):
+        first.add(BATCH, SUMS)
+        first.log_means(step)
+    kept = first.save(2)
+    first.close()
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=rf"^{path}: found 1 row up to step 2, expected 2 as at its checkpoint;"):
+        open_journal(tmp_path, 2, kept)

@@ -205,6 +205,8 @@ DAMAGED = {
     "half a step": (b'{"step": 20.5, "gold_loss": 1.0}', "expected a JSON object"),
     "NaN": (b'{"step": 20, "gold_loss": NaN}', "expected a JSON object"),
     "too large": (b'{"step": 20, "gold_loss": 1e999}', "expected a JSON object"),
+    "an integer too large": (b'{"step": 20, "gold_loss": 1%s}' % (b"0" * 400), "expected a JSON object"),
+    "a carriage return inside": (b'{"st\rep": 20, "gold_loss": 1.0}', "expected a JSON object"),
     "a value of text": (b'{"step": 20, "gold_loss": "1.0"}', "expected a JSON object"),
     "doubled": (b'{"step": 10, "gold_loss": 1.0}', "field gold_loss: found step 10 a second time, expected it once"),
     "out of order": (b'{"step": 5, "gold_loss": 1.0}', "field step: found 5, expected at least 10 as before it"),
@@ -240,6 +242,38 @@ def test_an_unfinished_last_line_is_cut_wherever_it_ends_and_no_other_row_is_los
         MetricLog(tmp_path, resume_at=100).close()
         assert read_log(tmp_path) == ROWS[:complete]
         assert path.read_bytes() == whole[: ends[complete]]
+
+
+LOST = {
+    "the last row cut short": lambda lines: [*lines[:-1], lines[-1][:-9]],
+    "the last row": lambda lines: lines[:-1],
+    "a row in the middle": lambda lines: [*lines[:1], *lines[2:]],
+    "all rows": lambda _: [],
+}
+
+
+@pytest.mark.parametrize("kind", LOST)
+def test_rows_that_a_checkpoint_knows_and_the_log_has_lost_are_missed(tmp_path: Path, kind: str) -> None:
+    log = MetricLog(tmp_path, resume_at=0)
+    for row in ROWS:
+        log.write(row["step"], {"gold_loss": row["gold_loss"]})
+    log.close()
+    path = tmp_path / LOG_NAME
+    MetricLog(tmp_path, resume_at=40, rows=log.rows).close()
+    path.write_bytes(b"".join(LOST[kind](path.read_bytes().splitlines(keepends=True))))
+    before = path.read_bytes()
+    found = 0 if kind == "all rows" else 3
+    with pytest.raises(LogError, match=rf"^{path}: found {found} rows up to step 40, expected 4 as at its checkpoint;"):
+        MetricLog(tmp_path, resume_at=40, rows=log.rows)
+    assert path.read_bytes() == before
+
+
+def test_a_log_that_was_moved_away_is_begun_again_and_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    log = MetricLog(tmp_path, resume_at=40, rows=4)
+    assert capsys.readouterr().err.startswith(f"mergedistill: {tmp_path / LOG_NAME}: not found; its rows up to step 40")
+    log.write(50, {"gold_loss": 1.0})
+    assert log.rows == 1
+    log.close()
 
 
 def test_a_log_that_needs_no_change_is_not_written_again(tmp_path: Path) -> None:
