@@ -14,7 +14,6 @@ from mergedistill_jax.configs.optimizer import AdamWConfig
 from mergedistill_jax.configs.schedules import GoldWeight, LearningRate
 from mergedistill_jax.models.heads import masked_language_model
 from mergedistill_jax.models.placement import Placement
-from mergedistill_jax.products import on_each
 from mergedistill_jax.training.partitioning import ACTIVATION_AXES, make_mesh, place_batch
 from mergedistill_jax.training.step import StepConfig, TrainState, make_eval_step, make_train_step, project
 
