@@ -236,12 +236,12 @@ def _reference_fits(reference: Any, hint: Any) -> bool:
     made = reference.configurable.wrapped
     if not isinstance(made, type):
         made = _hints(made).get("return", Any)
-    made, wanted = typing.get_origin(made) or made, origin or hint
-    if made is Any and dataclasses.is_dataclass(wanted):
+    kinds: list[Any] = [typing.get_origin(made) or made, origin or hint]
+    if kinds[0] is Any and dataclasses.is_dataclass(kinds[1]):
         return False  # no code but ours makes settings
-    if Any in (made, wanted) or not all(map(inspect.isclass, (made, wanted))):
+    if Any in kinds or not all(map(inspect.isclass, kinds)):
         return True
-    return issubclass(made, wanted) or (made is int and wanted is float)
+    return issubclass(kinds[0], kinds[1]) or kinds == [int, float]
 
 
 def _message(name: str, value: Any, hint: Any) -> str:
