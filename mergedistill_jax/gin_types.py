@@ -236,12 +236,16 @@ def _reference_fits(reference: Any, hint: Any) -> bool:
     made = reference.configurable.wrapped
     if not isinstance(made, type):
         made = _hints(made).get("return", Any)
-    kinds: list[Any] = [typing.get_origin(made) or made, origin or hint]
-    if kinds[0] is Any and dataclasses.is_dataclass(kinds[1]):
+    return _is_kind_of(typing.get_origin(made) or made, origin or hint)
+
+
+def _is_kind_of(made: Any, wanted: Any) -> bool:
+    if made is Any and dataclasses.is_dataclass(wanted):
         return False  # no code but ours makes settings
-    if Any in kinds or not all(map(inspect.isclass, kinds)):
+    try:
+        return Any in (made, wanted) or issubclass(made, wanted) or (made is int and wanted is float)
+    except TypeError:  # no classes: nothing can be told
         return True
-    return issubclass(kinds[0], kinds[1]) or kinds == [int, float]
 
 
 def _message(name: str, value: Any, hint: Any) -> str:
