@@ -240,10 +240,11 @@ def _reference_fits(reference: Any, hint: Any) -> bool:
 
 
 def _is_kind_of(made: Any, wanted: Any) -> bool:
-    if made is Any and dataclasses.is_dataclass(wanted):
-        return False  # no code but ours makes settings
+    unknown = [one is Any for one in (made, wanted)]
+    if any(unknown):
+        return not unknown[0] or not dataclasses.is_dataclass(wanted)  # no code but ours makes settings
     try:
-        return Any in (made, wanted) or issubclass(made, wanted) or (made is int and wanted is float)
+        return issubclass(made, wanted) or (made is int and wanted is float)
     except TypeError:  # no classes: nothing can be told
         return True
 
