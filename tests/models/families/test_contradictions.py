@@ -11,6 +11,8 @@ from etils import epath
 from family_models import assert_refused, rewritten, their_model, their_outputs
 from tokenizers import Tokenizer, models, processors
 
+from mergedistill_jax.configs.finetune import FinetuneConfig
+from mergedistill_jax.finetune import finetune
 from mergedistill_jax.models.families.registry import family_of
 from mergedistill_jax.models.heads import masked_language_model
 from mergedistill_jax.models.huggingface import load_masked_lm, save_masked_lm
@@ -236,3 +238,19 @@ def test_a_roberta_is_saved_as_a_bert_of_as_many_positions(tmp_path):
     loaded = [AutoModelForMaskedLM.from_pretrained(path).eval() for path in (folder, str(tmp_path / "saved"))]
     theirs = [their_outputs(model, ids, np.ones_like(ids))[0] for model in loaded]
     np.testing.assert_allclose(*theirs, atol=1e-4)
+
+
+def test_finetune_refuses_a_padding_token_of_two_ids_too(tmp_path):
+    folder = teacher_folder(tmp_path / "teacher", "RobertaForMaskedLM", pad_id=0, tokenizer_pad_id=1)
+    (tmp_path / "words.tsv").write_text("".join(f"x{index}\tNOUN\nx1\tVERB\n\n" for index in range(10)))
+    config = FinetuneConfig(
+        model=folder,
+        task="pos",
+        language="xx",
+        file_format="tsv",
+        test_files=(str(tmp_path / "words.tsv"),),
+        output=str(tmp_path / "tagger"),
+        max_length=16,
+    )
+    with pytest.raises(ValueError, match=r"config.json: field pad_token_id: found 0, .*, expected 1"):
+        finetune(config)
