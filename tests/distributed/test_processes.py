@@ -181,3 +181,31 @@ def test_the_leading_process_alone_speaks_and_writes(job: Job) -> None:
     assert told
     assert all(line.startswith("[0] ") for line in told)
     assert len(list((job.folder / "whole" / "tensorboard").iterdir())) == 1
+
+
+REFUSED = """
+import os, sys, time
+from mergedistill_jax.training.distributed import run_as_member, told_by_lead
+
+def refused():
+    told = told_by_lead(lambda: "the folder is in use")
+    time.sleep(float(sys.argv[1 + int(os.environ["MERGEDISTILL_DISTRIBUTED"][0])]))
+    print(f"mergedistill: {told}", file=sys.stderr)
+    return 2
+
+sys.exit(run_as_member(refused))
+"""
+
+
+@pytest.mark.parametrize("seconds", [("0", "0"), ("0", "1"), ("1", "0")])
+def test_what_all_processes_refuse_each_of_them_says(
+    seconds: tuple[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whichever comes first; the end of the leading one would make JAX abort the other, with a trace of its stack."""
+    assert run([sys.executable, "-c", REFUSED, *seconds], processes=2) == 2
+    found = capfd.readouterr()
+    lines = [line for line in found.out.splitlines() if "$ " not in line and line.startswith("[")]
+    assert sorted(line for line in lines if "mergedistill:" in line) == [
+        f"[{process}] mergedistill: the folder is in use" for process in range(2)
+    ]
+    assert "Check failure" not in found.out
