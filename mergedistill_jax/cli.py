@@ -309,11 +309,15 @@ def _usage_errors(gin_files: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        where = _where(gin_files)
-        named = not gin_files or str(error).startswith(("--gin", where))
-        raise UsageError(str(error) if named else f"{where}: {error}") from error
+        raise UsageError(_named(gin_files, str(error))) from error
     except (*_GIN_ERRORS, *_errors_of_paths()) as error:
-        raise UsageError(f"{_where(gin_files)}: {_explained(error)}") from error
+        raise UsageError(_named(gin_files, _explained(error))) from error
+
+
+def _named(gin_files: Sequence[str], message: str) -> str:
+    """The message behind the names of the files, unless it begins with a flag, or one of them."""
+    named = not gin_files or message.startswith(("--gin", *(f"{name}:" for name in (*gin_files, _where(gin_files)))))
+    return message if named else f"{_where(gin_files)}: {message}"
 
 
 def _parse_files(stage: str, gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> Any:

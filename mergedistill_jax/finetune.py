@@ -20,6 +20,7 @@ from jaxtyping import Int
 
 from mergedistill_jax.configs.finetune import DATA_FIELDS, FinetuneConfig
 from mergedistill_jax.corpus.labelled import MEMBER_SEPARATOR, TaggedText, read_tagged, split_development
+from mergedistill_jax.counting import counted
 from mergedistill_jax.data.tagging import (
     CUT_WORD_TAG,
     TaggingArrays,
@@ -355,8 +356,9 @@ def _report(result: Mapping[str, Any], first_line: str) -> None:
     if "baseline_metrics" in result:
         print(f"  the most frequent tag of each word form: {_listed(result['baseline_metrics'])}")
     print(
-        f"  test: {test['sentences']:,} sentences, {test['words']:,} words ({test['cut_words']:,} cut),"
-        f" {test['unknown_pieces']:,} of {test['pieces']:,} sub-words [UNK]; {result['seconds']} s"
+        f"  test: {counted(test['sentences'], 'sentence')}, {counted(test['words'], 'word')}"
+        f" ({test['cut_words']:,} cut), {test['unknown_pieces']:,} of {test['pieces']:,} sub-words [UNK];"
+        f" {result['seconds']} s"
     )
     if test["unknown_pieces"] > UNKNOWN_SHARE * test["pieces"]:
         share = test["unknown_pieces"] / test["pieces"]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from etils import epath
 
 from mergedistill_jax.configs.verify import VerifyConfig
+from mergedistill_jax.counting import counted
 from mergedistill_jax.evaluation.folder_checks import Tally, check_shards, read_folder
 from mergedistill_jax.evaluation.folder_report import FolderReport, report_of, reports_text
 from mergedistill_jax.evaluation.remasking import masked_again, remasking_problem, shards_of_corpus
@@ -41,7 +42,11 @@ class UnsoundError(RecordError):
 
     def __init__(self, reports: Sequence[FolderReport], listed_in: str) -> None:
         self.problems = [problem for report in reports for problem in report.problems]
-        more = f" (and {len(self.problems) - 1} more problems, see {listed_in})" if len(self.problems) > 1 else ""
+        more = (
+            f" (and {counted(len(self.problems) - 1, 'more problem')}, see {listed_in})"
+            if len(self.problems) > 1
+            else ""
+        )
         super().__init__(self.problems[0] + more)
 
 
@@ -68,7 +73,8 @@ def verify(config: VerifyConfig) -> list[FolderReport]:
     written = _write(config, reports)
     sound = [report for report in reports if report.sound]
     records = sum(report.records for report in sound)
-    print(f"verify: {records:,} records of {len(sound)} of {len(reports)} folders are sound; see {written}")
+    of = f"{len(sound)} of {counted(len(reports), 'folder')}"
+    print(f"verify: {counted(records, 'record')} of {of} {'is' if records == 1 else 'are'} sound; see {written}")
     if len(sound) < len(reports):
         raise UnsoundError(reports, written)
     print("next: mergedistill train")
@@ -129,8 +135,8 @@ def _verify_folder(config: VerifyConfig, folder: str, partner: _Partner | None) 
     identity = manifest.identity
     replayed_by = partner.source if partner and partner.is_teacher else "nothing: no teacher given"
     print(
-        f"verify: {folder}: {identity.language}, {identity.num_shards} shards, {manifest.records:,} records,"
-        f" k={identity.k}; replay of {replayed_by}"
+        f"verify: {folder}: {identity.language}, {counted(identity.num_shards, 'shard')},"
+        f" {counted(manifest.records, 'record')}, k={identity.k}; replay of {replayed_by}"
     )
     tokenizer = partner.tokenizer if partner else None
     progress = Progress(len(manifest.shards), "shard", "verify")

@@ -255,3 +255,25 @@ def test_a_routed_tagger_is_the_other_one_through_a_teacher(merge: Merge, data: 
 def test_exports_take_what_the_pipeline_gives(merge: Merge, data: Path) -> None:
     config = configured("export", SETTINGS[0], merge, data)
     assert config == ExportConfig(run="some/run", output="unused", languages=("en", "es"))
+
+
+@pytest.mark.parametrize(
+    ("binding", "named"),
+    [
+        ("LEARNING_RATE = -1e-4", "LearningRate.peak: found -0.0001"),
+        ("WARMUP_STEPS = -1", "LearningRate.warmup_steps: found -1"),
+        ("train.TrainConfig.seed = -1", "TrainConfig.seed: found -1"),
+        ("train.TrainConfig.k = 0", "TrainConfig.k: found 0"),
+    ],
+)
+def test_values_out_of_range_are_refused_before_a_file_is_read(binding: str, named: str) -> None:
+    files = ["gin/experiments/published_teachers.gin", "gin/runs/student.gin"]
+    given = ["OUTPUT = 'o'", "VOCABULARY = 'v'", "RECORDS = ('a',)", "HELDOUT = ('b',)", binding]
+    with pytest.raises(cli.UsageError, match=re.escape(named)):
+        cli.describe_stage("train", files, given)
+
+
+def test_a_missing_gin_file_is_named_once() -> None:
+    with pytest.raises(cli.UsageError) as caught:
+        cli.describe_stage("train", ["gin/runs/trian.gin"], [])
+    assert str(caught.value).startswith("gin/runs/trian.gin: not found in ")

@@ -1,6 +1,7 @@
 """Settings of `finetune`."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from etils import epath
@@ -69,6 +70,8 @@ class FinetuneConfig:
             raise ValueError("FinetuneConfig.test_files: found none, expected at least one file")
         if self.save_model and not (epath.Path(self.model) / "tokenizer.json").exists():
             raise ValueError(f"FinetuneConfig.save_model: found no {self.model}/tokenizer.json, expected it")
+        if not 0.0 <= self.learning_rate < math.inf:
+            raise ValueError(f"FinetuneConfig.learning_rate: found {self.learning_rate}, expected at least 0.0")
         for field in ("epochs", "batch_size", "max_train_sentences"):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ValueError(f"FinetuneConfig.{field}: found {getattr(self, field)}, expected at least 1")

@@ -1,6 +1,7 @@
 """Schedules over training steps: the weight of the gold labels, and the learning rate."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,11 @@ class LearningRate:
     peak: float
     warmup_steps: int
     final_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("peak", 0.0), ("warmup_steps", 0), ("final_share", 0.0)):
+            if not least <= getattr(self, name) < math.inf:
+                raise ValueError(f"LearningRate.{name}: found {getattr(self, name)}, expected at least {least}")
 
     def schedule(self, steps: int) -> Schedule:
         """Learning rate at a step."""

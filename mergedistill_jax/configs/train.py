@@ -76,9 +76,12 @@ class TrainConfig:
         return self.save_every or max(min(500, self.steps // 10) // self.log_every, 1) * self.log_every
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"TrainConfig.seed: found {self.seed}, expected at least 0")
         for name in (
             "steps",
             "batch_size",
+            "k",
             "num_microbatches",
             "vocabulary_chunk",
             "log_every",

@@ -69,7 +69,7 @@ def _batch_rows(file: pq.ParquetFile, field: str) -> int:
 
 
 def _check_column(path: str, schema: pa.Schema, field: str) -> None:
-    if field not in schema.names:
+    if schema.names.count(field) != 1:
         raise CorpusError(f"{path}: columns: found {schema.names}, expected one named {field!r}")
     kind = schema.field(field).type
     values = kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -13,6 +13,7 @@ from etils import epath
 
 BLOCK_BYTES = 2**18
 """Bytes read, or decompressed, at a time."""
+ZSTANDARD_BYTES = 2**13
 MAX_LINE_BYTES = 2**26
 MAX_DOCUMENT_CHARACTERS = 2**26
 XZ_MEMORY_BYTES = 2**29
@@ -95,6 +96,8 @@ class Lines(Iterator[str]):
     def _without_mark(self, line: bytes) -> bytes:
         if line.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise CorpusError(f"{self._path}: found the byte order mark of UTF-16, expected UTF-8")
+        if b"\0" in line[:4]:
+            raise CorpusError(f"{self._path}: found {line[:8]!r}, expected UTF-8: is it UTF-16, or no text?")
         return line.removeprefix(b"\xef\xbb\xbf")
 
 
@@ -258,7 +261,9 @@ def _zstandard(raw: Any) -> Iterator[bytes]:
     source = _Source(raw)
     try:
         with pa.CompressedInputStream(pa.PythonFile(source, mode="r"), "zstd") as stream:
-            yield from _plain(stream)
+            # What pyarrow decompressed before damage is lost with the read that meets it: reads are short.
+            while block := stream.read(ZSTANDARD_BYTES):
+                yield block
     except OSError as error:
         if source.error is not None:
             raise source.error from error

@@ -5,6 +5,7 @@ stays in its split whatever is added to the corpus, and exact duplicates never s
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -29,12 +30,20 @@ __all__ = ["FORMATS", "CorpusError", "Split", "documents"]
 
 
 def plain_documents(path: str, *, keep_whole: bool = False) -> Iterator[str]:
-    """Plain text: a line is a paragraph, blank lines separate documents."""
+    """Plain text: a line is a paragraph, blank lines separate documents.
+
+    Raises:
+        CorpusError: see `reading.open_text`; also where the first line shows another format.
+    """
     with open_text(path, keep_whole=keep_whole) as lines:
         block: list[str] = []
         size = 0
+        is_first = True
         for line in lines:
             if stripped := line.strip():
+                if is_first:
+                    _check_plain(path, stripped)
+                    is_first = False
                 block.append(stripped)
                 size += len(stripped)
                 if size > MAX_DOCUMENT_CHARACTERS:
@@ -47,6 +56,23 @@ def plain_documents(path: str, *, keep_whole: bool = False) -> Iterator[str]:
                 block, size = [], 0
         if block and not lines.is_cut:
             yield "\n".join(block)
+
+
+_OTHER_FORMATS = {
+    r'\[?\s*\{\s*(?:"[^"]*"\s*:.*)?': "JSON (the format jsonl, where an object is a line)",
+    r'<doc id="[^"]*".*>': "WikiExtractor output (the format wikiextractor)",
+    r"<mediawiki\b.*": "a MediaWiki dump (the format mediawiki)",
+    r"<\?xml\b.*": "XML",
+    r"(?i:<!doctype html\b|<html\b).*": "HTML",
+    r"%PDF-\d.*": "PDF",
+}
+"""What the first line of a file shows that is no plain text."""
+
+
+def _check_plain(path: str, first: str) -> None:
+    for pattern, found in _OTHER_FORMATS.items():
+        if re.fullmatch(pattern, first):
+            raise CorpusError(f"{path}: found {first[:40]!r}, as {found} begins, expected plain text")
 
 
 def json_documents(path: str, *, field: str = "text", keep_whole: bool = False) -> Iterator[str]:

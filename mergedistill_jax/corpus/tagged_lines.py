@@ -8,7 +8,8 @@
     ID FORM TAG _ _   any other layout, by the names of its columns: here Universal NER; FiNER is `FORM TAG _`
 
 But for CoNLL-U, columns are parted by tabs or, in a file without, by spaces. Blank lines, -DOCSTART- lines and FiNER's
-<HEADLINE> lines end sentences; lines of `#` that are no token are comments.
+<HEADLINE> lines end sentences; lines of `#` that are no token are comments. Blank tokens outside entities, such as the
+ideographic spaces of PAN-X in Japanese, are left out: no tokenizer makes anything of them.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ FORMATS = {"tsv": "FORM TAG", "indexed_tsv": "ID FORM TAG", "conll": "FORM ... T
 CONLLU_COLUMNS = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
 _GLOBAL_COLUMNS = re.compile(r"#\s*global\.columns\s*=\s*(.*)")
 _BOUNDARY = re.compile(r"\s*|-DOCSTART-(?:[\s(].*)?|<[A-Z]+>[\t ]*", re.DOTALL)
-_LANGUAGE_PREFIX = re.compile(r"((?:simple|[a-z]{2,3})(?:-[a-z]+)*:)(.+)", re.DOTALL)
+_LANGUAGE_PREFIX = re.compile(r"((?:simple|[a-z]{2,3})(?:-[a-z]+)*:)(.*)", re.DOTALL)
 _ENTITY_TAG = re.compile(r"(?:O|[BILUSEM]-(.+))")
 _TO_BIO = {"L": "I", "E": "I", "M": "I", "U": "B", "S": "B"}
 
@@ -135,13 +136,18 @@ def _rows(address: str, lines: Sequence[str], layout: _Layout) -> Iterator[tuple
         if layout.is_numbered and not _is_word(place, columns[layout.index("ID")]):
             continue
         word, tag = columns[layout.index("FORM")].strip(" "), columns[layout.index(layout.tag)].strip()
-        for field, value in (("form", word), (layout.tag.lower(), tag)):
-            if not value.strip():
-                raise ValueError(f"{place}: {field}: found {value!r}, expected a non-empty string")
-        # "_" is a word like any other, but as a tag it stands for "none".
-        if tag == "_":
-            raise ValueError(f"{place}: {layout.tag.lower()}: found '_', expected a tag")
-        yield number, (word, tag)
+        if word.strip() or tag != "O":
+            _check_row(place, layout, word, tag)
+            yield number, (word, tag)
+
+
+def _check_row(place: str, layout: _Layout, word: str, tag: str) -> None:
+    for field, value in (("form", word), (layout.tag.lower(), tag)):
+        if not value.strip():
+            raise ValueError(f"{place}: {field}: found {value!r}, expected a non-empty string")
+    # "_" is a word like any other, but as a tag it stands for "none".
+    if tag == "_":
+        raise ValueError(f"{place}: {layout.tag.lower()}: found '_', expected a tag")
 
 
 def _split(line: str, *, has_tabs: bool) -> list[str]:
@@ -173,13 +179,26 @@ def _without_language(address: str, sentences: list[Sentence]) -> list[Sentence]
     words = [word for words, _ in sentences for word in words]
     found = [match[1] for word in words if (match := _LANGUAGE_PREFIX.fullmatch(word))]
     if found and len(found) == len(words):
-        return [(tuple(word.partition(":")[2] for word in words), tags) for words, tags in sentences]
+        return [stripped for sentence in sentences if (stripped := _without_prefix(address, sentence))[0]]
     if found and len(found) > len(words) / 2:
         raise ValueError(
             f"{address}: form: found a language such as {found[0]!r} before {len(found)} of {len(words)} words,"
             " expected it before all, as WikiANN has it, or none"
         )
     return sentences
+
+
+def _without_prefix(address: str, sentence: Sentence) -> Sentence:
+    words: list[str] = []
+    tags: list[str] = []
+    for word, tag in zip(*sentence, strict=True):
+        _, prefix, bare = word.partition(":")
+        if bare.strip():
+            words.append(bare)
+            tags.append(tag)
+        elif tag != "O":
+            raise ValueError(f"{address}: form: found {word!r} tagged {tag}, expected a word behind {prefix!r}")
+    return tuple(words), tuple(tags)
 
 
 def _check_words(address: str, words: set[str]) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from mergedistill_jax.counting import counted
 from mergedistill_jax.evaluation.folder_checks import BINS, Tally
 from mergedistill_jax.evaluation.replay import UNITS, Replay
 from mergedistill_jax.manifest import Manifest
@@ -103,13 +104,13 @@ def reports_text(reports: Sequence[FolderReport]) -> str:
 
 def _folder_lines(report: FolderReport) -> list[str]:
     count = len(report.problems)
-    found = "1 problem" if count == 1 else f"{count} problems"
+    found = counted(count, "problem")
     lines = [f"{report.folder}: {found if count else 'sound'}"]
     if report.hash is not None:
         lines += [f"  {name:<10}{text}" for name, text in _facts(report)]
     lines += [f"  PROBLEM   {problem}" for problem in report.problems[:_PRINTED]]
     if len(report.problems) > _PRINTED:
-        lines.append(f"  and {len(report.problems) - _PRINTED} more problems")
+        lines.append(f"  and {counted(len(report.problems) - _PRINTED, 'more problem')}")
     return lines
 
 
@@ -122,7 +123,7 @@ def _facts(report: FolderReport) -> list[tuple[str, str]]:
             "of",
             f"{report.language}, {report.teacher or 'gold labels alone'}, {k}; manifest {report.hash}",
         ),
-        ("text", f"{report.corpus}, {report.documents:,} documents in {report.shards:,} shards"),
+        ("text", f"{report.corpus}, {counted(report.documents, 'document')} in {counted(report.shards, 'shard')}"),
         ("records", f"{report.records:,} of at most {report.max_length} tokens, {full:.1%} full"),
         ("bytes", f"{report.bytes:,}, {report.bytes / tokens:.2f} a token"),
         ("masked", f"{report.masked_positions:,} of {report.tokens:,} tokens, {report.masked_positions / tokens:.1%}"),
@@ -134,14 +135,14 @@ def _facts(report: FolderReport) -> list[tuple[str, str]]:
     if report.replay is not None:
         facts += _replay_facts(report.replay, report)
     if report.remasked_shards is not None:
-        facts.append(("text", f"hashed whole, and masked again for {report.remasked_shards:,} shards"))
+        facts.append(("text", f"hashed whole, and masked again for {counted(report.remasked_shards, 'shard')}"))
     return facts
 
 
 def _replay_facts(replay: Replay, report: FolderReport) -> list[tuple[str, str]]:
     same = (
-        f"{replay.records:,} records, {replay.positions:,} positions: {replay.same_best:.2%} same best token,"
-        f" {replay.same_candidates:.2%} the same {report.k} tokens"
+        f"{counted(replay.records, 'record')}, {counted(replay.positions, 'position')}:"
+        f" {replay.same_best:.2%} same best token, {replay.same_candidates:.2%} the same {report.k} tokens"
     )
     differ = (
         f"largest difference {replay.largest_difference:.2g} {UNITS[report.targets]}, mean"

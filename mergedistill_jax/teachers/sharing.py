@@ -12,6 +12,7 @@ import jax
 from etils import epath
 
 from mergedistill_jax.configs.worker import Worker
+from mergedistill_jax.counting import counted
 from mergedistill_jax.manifest import Manifest, entry_name, read_manifest
 
 POLL_S = 1.0
@@ -34,7 +35,8 @@ def tell_missing(manifest: Manifest, count: int) -> str:
         f"{len(shards)} of worker {Worker(index=index, count=count)} (first {entry_name(shards[0])})"
         for index, shards in sorted(by_worker.items())
     ]
-    return f"{len(manifest.missing)} of {manifest.identity.num_shards} shards are missing: {', '.join(parts)}"
+    missing, shards = len(manifest.missing), counted(manifest.identity.num_shards, "shard")
+    return f"{missing:,} of {shards} {'is' if missing == 1 else 'are'} missing: {', '.join(parts)}"
 
 
 def wait_until_complete(folder: epath.PathLike) -> Manifest:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mergedistill_jax.counting import counted
+
 
 def report_text(report: Mapping[str, Any]) -> str:
     """The page.
@@ -11,7 +13,10 @@ def report_text(report: Mapping[str, Any]) -> str:
         report: as `mergedistill vocab` writes it into vocabulary.json, fields that were not measured left out.
     """
     sections = [
-        f"Union of {len(report['members'])} vocabularies: {report['size']:,} tokens, hash {report['hash']}",
+        (
+            f"Union of {counted(len(report['members']), 'vocabulary', 'vocabularies')}: {report['size']:,} tokens,"
+            f" hash {report['hash']}"
+        ),
         _members(report),
         _overlaps(report["overlaps"]),
         _conflicts(report["normalizer_conflicts"]),

@@ -278,3 +278,25 @@ def test_split_refuses_an_empty_side():
 def test_published_files_have_their_published_sizes(address, file_format, num_sentences, num_words):
     sentences = read_tagged(str(pathlib.Path(os.environ["MERGEDISTILL_DATA"], "labelled", address)), file_format)
     assert (len(sentences), sum(len(s.words) for s in sentences)) == (num_sentences, num_words)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ja:\u6771\tB-LOC\nja:\u3000\tO\nja:\tO\nja:\u306f\tO\n", ("\u6771", "\u306f")),
+        ("\u6771\tB-LOC\n\u3000\tO\n\u306f\tO\n", ("\u6771", "\u306f")),
+        ("en:Ada\tB-PER\nen: \tO\nen:sang\tO\n\nen:\tO\n", ("Ada", "sang")),
+        ("Ada\tB-PER\n\tO\n\u00a0\tO\nsang\tO\n", ("Ada", "sang")),
+    ],
+)
+def test_blank_tokens_outside_entities_are_left_out(tmp_path, text, words):
+    (sentence,) = read_tagged(write(tmp_path, "a.tsv", text), "tsv", "ner")
+    assert sentence.words == words
+    assert len(sentence.tags) == len(words)
+
+
+@pytest.mark.parametrize("word", ["en:", "en: ", "en:\u3000"])
+def test_a_blank_token_within_an_entity_is_refused(tmp_path, word):
+    path = write(tmp_path, "a.tsv", f"en:Ada\tB-PER\n{word}\tI-PER\nen:sang\tO\n")
+    with pytest.raises(ValueError, match=r"form: found 'en:.*' tagged I-PER"):
+        read_tagged(path, "tsv", "ner")

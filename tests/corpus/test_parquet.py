@@ -147,3 +147,9 @@ def test_parquet_files_are_registered_by_language(tmp_path):
     name = corpora.add_parquet("sw", str(tmp_path), "20231101.{language}/*.parquet")
     assert name == "parquet_sw"
     assert list(corpus_documents(name, "all")) == [f"Ukurasa {part} {i}." for part in (0, 1) for i in range(3)]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    path = write(tmp_path, pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]))
+    with pytest.raises(CorpusError, match=r"found \['text', 'text'\], expected one named 'text'"):
+        list(parquet_documents(path))

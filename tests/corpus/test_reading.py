@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import random
 
 import pyarrow as pa
 import pytest
@@ -214,3 +215,41 @@ def test_damaged_has_two_values_and_parquet_only_one():
         CorpusError, match="damaged: found 'keep_whole', expected 'refuse': a parquet file is read from"
     ):
         list(documents([], "parquet", EVERYTHING, damaged="keep_whole"))
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ('{"text": "a"}\n', "JSON"),
+        ('[\n{"text": "a"}\n]\n', None),
+        ('[{"text": "a"}, {"text": "b"}]\n', "JSON"),
+        ('\n<doc id="1" url="u" title="A">\nA\n</doc>\n', "WikiExtractor output"),
+        ('<mediawiki xml:lang="en">\n', "a MediaWiki dump"),
+        ("<!DOCTYPE html>\n<html>\n", "HTML"),
+        ("%PDF-1.7\n", "PDF"),
+        ("{a set of words}\n", None),
+        ("<3 she wrote.\n", None),
+    ],
+)
+def test_plain_text_that_begins_as_another_format_is_refused(tmp_path, content, found):
+    path = write(tmp_path, "a.txt", content)
+    if found is None:
+        assert read(path)
+        return
+    with pytest.raises(CorpusError, match=f"as {found}.* begins, expected plain text"):
+        read(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_utf_16_without_a_mark_is_refused(tmp_path, encoding):
+    with pytest.raises(CorpusError, match="expected UTF-8: is it UTF-16"):
+        read(write(tmp_path, "a.txt", "Ada sang.\n".encode(encoding)))
+
+
+def test_a_zstandard_file_that_is_cut_short_is_read_to_its_last_blocks(tmp_path):
+    generator = random.Random(1)
+    texts = [f"{generator.getrandbits(400):x}" for _ in range(10_000)]
+    compressed = zstandard("\n\n".join(texts).encode())
+    kept = read(write(tmp_path, "a.zst", compressed[: len(compressed) // 2]), damaged="keep_whole")
+    assert kept == texts[: len(kept)]
+    assert len(kept) > 3000  # half of them but for a block of 128 KB
