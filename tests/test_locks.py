@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,7 +208,7 @@ def _own_again_and_again(folder: str, log: str, started: Barrier) -> None:
 def racers(tmp_path: Path) -> Iterator[list[multiprocessing.Process]]:
     context = multiprocessing.get_context("spawn")
     arguments = (str(tmp_path / "run"), str(tmp_path / "log"), context.Barrier(3))
-    processes = [context.Process(target=_own_again_and_again, args=arguments) for _ in range(3)]
+    processes: list[Any] = [context.Process(target=_own_again_and_again, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
     yield processes
