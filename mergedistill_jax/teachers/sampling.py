@@ -93,7 +93,9 @@ def projected_samples(
     # Rounding may leave the last sum a little below 1: what lies above it falls to the most probable token.
     ids = jnp.where(ids < num_tokens, ids, best[:, None])
     log_probs = token_logits(rows, table, bias, ids) - normalizer[:, None]
-    return ids, log_probs, token_logits(rows, table, bias, gold_ids[:, None])[:, 0] - normalizer
+    gold = token_logits(rows, table, bias, gold_ids[:, None])[:, 0]
+    # The gold logit is a sum in another order than the chunks': in the last digits it may exceed the normaliser.
+    return ids, log_probs, jnp.minimum(gold - normalizer, 0.0)
 
 
 def sampled_target(ids: Int[np.ndarray, "m s"], k: int) -> tuple[Int[np.ndarray, "m k"], Float[np.ndarray, "m k"]]:

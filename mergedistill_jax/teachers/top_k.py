@@ -77,9 +77,14 @@ def projected_top_log_probs(
     """
     bias = bias.astype(jnp.float32)
     normalizer, best, ids = _walk(rows, table, bias, num_tokens, k, chunks)
-    gold = token_logits(rows, table, bias, gold_ids[:, None])[:, 0]
-    # The gold logit is a sum in another order than the chunks': in the last digits it may exceed the normaliser.
-    return ids, best - normalizer[:, None], jnp.minimum(gold - normalizer, 0.0)
+    log_probs = best - normalizer[:, None]
+    # One number for one quantity: a gold id among the k best has its log-probability from there. Another's logit is a
+    # product of its own, of operands that the compiler may round otherwise: it is at most that of the k-th best.
+    apart = token_logits(rows, table, bias, gold_ids[:, None])[:, 0] - normalizer
+    is_gold = ids == gold_ids[:, None]
+    among = jnp.sum(jnp.where(is_gold, log_probs, 0.0), axis=1)
+    gold = jnp.where(is_gold.any(axis=1), among, jnp.minimum(apart, log_probs[:, -1]))
+    return ids, log_probs, jnp.minimum(gold, 0.0)
 
 
 def _walk(

@@ -1,5 +1,6 @@
 """Records as T5X's datasets."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -76,6 +77,18 @@ def test_what_has_no_meaning_is_refused(config: TrainConfig, tmp_path: Path, cha
     described = dataset(config.mixture, **{"batch_size": 8, **changes})
     with pytest.raises(ValueError, match=message):
         datasets.same_batches(described, 0, 2, config=config, model_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["token_ids", "masked_positions", "teacher_ids"])
+def test_lengths_that_are_not_the_records_are_refused(config: TrainConfig, tmp_path: Path, name: str) -> None:
+    described = dataset(config.mixture, 8)
+    lengths = datasets.feature_lengths(config.mixture)
+    same = dataclasses.replace(described, task_feature_lengths=lengths)
+    assert next(datasets.same_batches(same, 0, 1, config=config, model_dir=str(tmp_path)))
+    for other in ({**lengths, name: lengths[name] - 1}, {name: lengths[name]}):
+        changed = dataclasses.replace(described, task_feature_lengths=other)
+        with pytest.raises(ValueError, match=rf"TASK_FEATURE_LENGTHS: found .*'{name}': .*, expected .*'{name}': "):
+            datasets.same_batches(changed, 0, 1, config=config, model_dir=str(tmp_path))
 
 
 def key_of(batch: dict, row: int) -> bytes:

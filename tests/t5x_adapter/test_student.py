@@ -223,6 +223,14 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(merge: Merge, teachers: d
         student.trained(str(tmp_path / "checkpoint_3"), partitioner(), vocabulary=other)
 
 
+@pytest.mark.parametrize("length", [16, 24, 48])
+def test_the_length_of_text_is_the_students(merge: Merge, tmp_path: Path, length: int) -> None:
+    run = student.distilled(train_config(merge, tmp_path), partitioner()).run(8, 1)
+    annealing.open_run(tmp_path, dataclasses.replace(run, model={**run.model, "max_length": length}))
+    for checkpoint in (str(tmp_path / "checkpoint_3"), (str(tmp_path / "checkpoint_3"),)):
+        assert student.text_length(checkpoint) == length
+
+
 def test_the_run_is_found_from_its_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints" / "checkpoint_3").mkdir(parents=True)
     (tmp_path / "run" / "run.json").write_text("{}")

@@ -145,6 +145,27 @@ def test_no_row_of_logits_over_the_vocabulary_is_made():
     assert largest_with(tokens, SMALL) <= 31 * SMALL.chunk_size
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("scale", [0.5, 3.0, 20.0])
+def test_the_gold_log_probability_is_that_of_the_same_token_among_the_best(scale, dtype):
+    """In a program that makes the rows too, where XLA may round the operands of one product and not of the other."""
+    inner, table, bias, _ = made(64, 1000, scale=scale, seed=4)
+    table = jnp.asarray(table, dtype)
+
+    def program(inner, gold):
+        rows = (3 * jnp.tanh(inner)).astype(dtype)
+        return projected_top_log_probs(rows, table, bias, gold, num_tokens=1000, k=4, chunks=Chunks())
+
+    compiled = jax.jit(program)
+    ids, log_probs, _ = compiled(inner, np.zeros(64, np.int32))
+    for rank in range(4):
+        np.testing.assert_array_equal(compiled(inner, ids[:, rank])[2], np.minimum(log_probs[:, rank], 0))
+    others = np.asarray((ids[:, 0] + 1 + np.arange(64)) % 1000)
+    outside = (np.asarray(ids) != others[:, None]).all(axis=1)
+    assert outside.any()
+    assert (compiled(inner, others)[2] <= log_probs[:, -1])[outside].all()
+
+
 def test_chunks():
     with pytest.raises(ValueError, match=r"Chunks.chunk_size: found 100, expected a multiple of block_size=32"):
         Chunks(chunk_size=100)

@@ -117,6 +117,18 @@ def test_of_equal_logits_the_lowest_id_is_the_best(chunk_size: int, shards: int)
     np.testing.assert_array_equal(found.best, 7)
 
 
+@pytest.mark.parametrize("shards", [1, 2, 4])
+@pytest.mark.parametrize("chunk_size", [64, 100, 256, 1000])
+def test_the_best_of_many_equal_logits_is_that_of_argmax(chunk_size: int, shards: int) -> None:
+    """Small integers, exact in any order of sums; chunks that divide the vocabulary, that do not, and one for all."""
+    random = np.random.default_rng(9)
+    rows, table, bias = (random.integers(-2, 3, shape).astype(np.float32) for shape in ((64, 3), (512, 3), (512,)))
+    expected = np.argmax(rows @ table.T + bias, axis=1)  # of equal ones the first
+    given = (*map(jnp.asarray, (rows, table, bias)), jnp.asarray(expected[:, None]))
+    found = vocabulary_scores(*given, chunk_size=chunk_size, shards=shards)
+    np.testing.assert_array_equal(found.best, expected)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_no_picked_logit_is_above_the_normalizer_and_its_gradient_is_the_softmax(scale: float, dtype: Any) -> None:
