@@ -150,7 +150,7 @@ def test_no_row_of_logits_over_the_vocabulary_is_made():
 def test_the_gold_log_probability_is_that_of_the_same_token_among_the_best(scale, dtype):
     """In a program that makes the rows too, where XLA may round the operands of one product and not of the other."""
     inner, table, bias, _ = made(64, 1000, scale=scale, seed=4)
-    table = jnp.asarray(table, dtype)
+    table, bias = jnp.asarray(table, dtype), jnp.asarray(bias)
 
     def program(inner, gold):
         rows = (3 * jnp.tanh(inner)).astype(dtype)
