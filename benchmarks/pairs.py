@@ -1,6 +1,6 @@
 """Starts a command twice, up to 3 seconds apart, again and again: who goes on, what the other is told, and the result.
 
-python benchmarks/pairs.py train export pipeline --pairs 10 --folder /tmp/pairs
+python benchmarks/pairs.py train export pipeline --pairs 10 --folder runs/pairs
 
 One process imports everything and forks a child per command. The second starts in the first half of the time that the
 command takes alone, at most 3 seconds after the first, so that the two overlap; where the first has ended before the
