@@ -213,7 +213,7 @@ def test_a_value_that_nobody_gives_is_asked_for(
 
 def test_a_missing_gin_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     message = refusal(["vocab", "--gin_file=gin/runs/nothere.gin"], tmp_path, capfd)
-    assert message.startswith("gin/runs/nothere.gin: gin/runs/nothere.gin: not found in ['', ")
+    assert message.startswith("gin/runs/nothere.gin: not found in ['', ")
     assert message.endswith("expected a gin file; --gin_search_paths=DIR names further folders")
 
 
