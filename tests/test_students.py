@@ -16,6 +16,7 @@ from test_cli import refusal
 from mergedistill_jax import cli
 from mergedistill_jax.configs.recipe import StudentRecipe
 from mergedistill_jax.configs.vocab import UnionConfig
+from mergedistill_jax.counting import counted
 from mergedistill_jax.manifest import read_manifest
 from mergedistill_jax.teachers.hub import hub_name
 from mergedistill_jax.training.metrics import read_log
@@ -121,21 +122,26 @@ def test_a_dry_run_tells_everything_and_touches_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     use_cache(tmp_path / "empty", monkeypatch)
-    assert cli.main(["vocab", f"--gin_file={gin_file(name)}", "--dry_run"]) == 0
+    assert cli.main(["vocab", f"--gin_file={gin_file(name)}", "--dry_run"]) == 2  # there is no text
     shown = capsys.readouterr().out
     student = recipe_of(name)
     assert f"union of the student {name}" not in shown  # it would unite, it does not
-    assert shown.startswith(f"vocab: would unite {len(student.teachers)} vocabularies of the student {name} -> ")
+    assert shown.startswith(
+        f"# vocab: would unite {counted(len(student.teachers), 'vocabulary', 'vocabularies')} of the student {name} -> "
+    )
     for teacher in student.teachers:
-        told = f"  {teacher.name}\n    from       {teacher.source}\n    vocabulary not present\n    languages  "
-        languages = f"{len(teacher.languages)}: {' '.join(teacher.languages)}\n" if teacher.languages else "none, its"
-        assert told + languages in shown
-    last = shown.splitlines()[-1]
+        told = (
+            f"#   name       {teacher.name}\n#   teacher    {teacher.source}: not on this machine, would be downloaded"
+        )
+        languages = f"{len(teacher.languages)} language" if teacher.languages else "no language"
+        assert told in shown
+        assert languages in shown.split(told)[1].splitlines()[1]
     if name.startswith("both"):
         shared = " ".join(student.languages[MURIL])
-        assert last == f"several teachers for a language, rule {student.rule!r}: {MURIL} and {MBERT} for {shared}"
+        rule = f"# several teachers for a language, rule {student.rule!r}: {MURIL} and {MBERT} for {shared}"
     else:
-        assert last == "several teachers for a language: none"
+        rule = "# several teachers for a language: none"
+    assert rule in shown.splitlines()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -145,26 +151,28 @@ def test_the_other_stages_show_the_configuration_they_would_run_with(
     name: str, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    flag = "--gin.LANGUAGE='en'"
-    assert cli.main([stage, f"--gin_file={gin_file(name)}", flag, "--dry_run"]) == 0
+    flags = ["--gin.LANGUAGE='en'", *([f"--gin.TEACHER_NAME={MBERT!r}"] if name.startswith("both") else [])]
+    assert cli.main([stage, f"--gin_file={gin_file(name)}", *flags, "--dry_run"]) == 2  # there are no records yet
     shown = capsys.readouterr().out
-    assert shown.startswith(f"# would run: mergedistill {stage} --gin_file={gin_file(name)} ")
+    assert shown.startswith(f"# {stage}: would ")
+    assert f"\n# command: mergedistill {stage} --gin_file={gin_file(name)} " in shown
     assert f"recipe.StudentRecipe.name = '{name}'" in shown
     assert "LANGUAGE = 'en'" in shown
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_present_tokenizer_is_counted(
+def test_a_teacher_on_this_machine_is_looked_at(
     tmp_path: Path, teachers: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_snapshot(use_cache(tmp_path / "cache", monkeypatch), "deepset/gbert-base", teachers["es"], NEW, "main")
-    size = json.loads((teachers["es"] / "config.json").read_text())["vocab_size"]
     override = f"--gin.bert_base_cased/recipe.TeacherOf.source={str(teachers['en'])!r}"
-    assert cli.main(["vocab", f"--gin_file={gin_file('similar')}", override, "--dry_run"]) == 0
+    assert cli.main(["vocab", f"--gin_file={gin_file('similar')}", override, "--dry_run"]) == 2  # there is no text
     shown = capsys.readouterr().out
-    assert f"  gbert-base\n    from       deepset/gbert-base@{NEW}\n    vocabulary {size:,} tokens\n" in shown
-    assert f"  bert-base-cased\n    from       {teachers['en']}\n    vocabulary " in shown
-    assert shown.count("not present") == 2
+    (german,) = [line for line in shown.splitlines() if f"deepset/gbert-base@{NEW}" in line]
+    (english,) = [line for line in shown.splitlines() if f"#   teacher    {teachers['en']}" in line]
+    assert "bert, weights of " in german
+    assert "bert, weights of " in english
+    assert shown.count("not on this machine") == 2
 
 
 @pytest.mark.slow
@@ -174,8 +182,9 @@ def test_a_dry_run_in_a_process_of_its_own(tmp_path: Path) -> None:
     done = subprocess.run(  # noqa: S603 - our own
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("not present") == 2
+    assert done.returncode == 2
+    assert done.stderr.startswith("mergedistill: vocab: found no text ")
+    assert done.stdout.count("not on this machine") == 2
 
 
 def test_a_misspelt_name_is_refused_in_a_dry_run_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +200,10 @@ def test_the_commands_of_a_header_name_what_exists(name: str) -> None:
     commands = re.findall(r"mergedistill (\w+) --gin_file=(\S+)", header)
     assert {"vocab", "predict", "train", "export"} <= {stage for stage, _ in commands} <= set(cli.STAGES)
     assert {file for _, file in commands} == {gin_file(name), "gin/runs/export.gin"}
-    configuration = cli.describe_stage("predict", [gin_file(name)], [])
+    teacher = MBERT if name.startswith("both") else None
+    configuration = "\n".join(
+        cli.describe_stage("predict", [gin_file(name)], ["LANGUAGE = 'en'", f"TEACHER_NAME = {teacher!r}"]).lines
+    )
     export = (ROOT / "gin/runs/export.gin").read_text()
     for macro in re.findall(r"--gin\.([A-Z_]+)=", header + text):
         assert f"%{macro}" in configuration or f"%{macro}" in export, macro
