@@ -415,8 +415,8 @@ def test_what_does_not_fit_the_model_is_refused_before_training(config, tmp_path
         (tmp_path / "counted" / "model" / TOKEN_COUNTS_FILE).write_bytes(content)
         with pytest.raises(ValueError, match=message):
             finetune(dataclasses.replace(fresh, model=str(tmp_path / "counted" / "model")))
-    with pytest.raises(FloatingPointError, match=r"FinetuneConfig\.learning_rate=inf: loss of epoch 1: found nan"):
-        finetune(dataclasses.replace(fresh, learning_rate=math.inf))
+    with pytest.raises(FloatingPointError, match=r"FinetuneConfig\.learning_rate=1e\+30: loss of epoch \d+: found nan"):
+        finetune(dataclasses.replace(fresh, learning_rate=1e30))
     assert not (tmp_path / "output").exists()
 
 

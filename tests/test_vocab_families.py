@@ -74,7 +74,7 @@ def bert(folder):
         "##\u2028",
         "▁",
     ]
-    tokens += ["##▁", "##", "[", "<0x0A>", "##<0x0A>", "a\u200db", "\ufffd"]
+    tokens += ["##▁", "[", "<0x0A>", "##<0x0A>", "a\u200db", "\ufffd"]
     return write(folder, vocab__txt="\n".join(tokens) + "\n", tokenizer_config__json={"do_lower_case": False})
 
 
