@@ -417,7 +417,7 @@ def test_a_folder_that_is_no_run_is_refused(merge: Merge, tmp_path: Path) -> Non
     ("content", "message"),
     [
         (None, "tagger/result.json: not found, expected a file written by `mergedistill finetune`"),
-        ("{", "tagger/result.json: found a damaged result"),
+        ("{", "tagger/result.json: found no JSON"),
         (
             '{"task": "qa", "language": "en", "metrics": {}}',
             "tagger/result.json: field task: found 'qa', expected one of",
