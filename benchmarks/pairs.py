@@ -5,7 +5,7 @@ python benchmarks/pairs.py train export pipeline --pairs 10 --folder runs/pairs
 One process imports everything and forks a child per command. The second starts in the first half of the time that the
 command takes alone, at most 3 seconds after the first, so that the two overlap; where the first has ended before the
 second starts all the same, the table says so. Every pair has a folder of its own; when both have ended the command is
-run once more, and the result is compared, byte for byte, with that of a run that nobody disturbed: parameters,
+run once more, and the result is compared, byte for byte, with that of an undisturbed run: parameters,
 metrics.jsonl, records and exports.
 """
 
@@ -148,7 +148,7 @@ def export_of(stage: str, run: Path, folder: Path) -> None:
 
 
 def alone_s(step: Step | None, output: Path) -> float:
-    """Runs a command that nobody disturbs; its seconds."""
+    """Runs a command undisturbed and returns its seconds."""
     log = output.parent / "log"
     began = time.monotonic()
     if status_of(start(command(step, str(output)), log)):

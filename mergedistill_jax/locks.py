@@ -2,7 +2,7 @@
 
 The owner holds flock(2) on a lock file. The kernel lets go of it when the process ends, however it ends, so after
 SIGKILL the same command starts at once. A lock file that a killed process left is taken over, and the owner deletes it
-at its end. Deleting such a file races with a process that has just opened it, so whoever gets the lock looks whether
+at its end. Deleting such a file races with a process that has just opened it, so the new owner checks whether
 the file still has its name, and starts over if it does not.
 
     OUTPUT/.mergedistill.lock     of a stage that writes into its folder

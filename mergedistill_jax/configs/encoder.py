@@ -72,7 +72,7 @@ class EncoderConfig:
 
 
 def config_fields(config: Any) -> dict[str, Any]:
-    """The fields from which a model's config can be made again, as hashes and run folders hold them.
+    """The fields from which a model's config can be rebuilt, as hashes and run folders hold them.
 
     Fields that came after the first runs were written are left out where they have their default, so that a BERT's hash
     and an old run stay what they were.

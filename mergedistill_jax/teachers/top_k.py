@@ -78,7 +78,7 @@ def projected_top_log_probs(
     bias = bias.astype(jnp.float32)
     normalizer, best, ids = _walk(rows, table, bias, num_tokens, k, chunks)
     log_probs = best - normalizer[:, None]
-    # One number for one quantity: a gold id among the k best has its log-probability from there. Another's logit is a
+    # One number for one quantity: a gold id in the top k has its log-probability from there. Another's logit is a
     # product of its own, of operands that the compiler may round otherwise: it is at most that of the k-th best.
     apart = token_logits(rows, table, bias, gold_ids[:, None])[:, 0] - normalizer
     is_gold = ids == gold_ids[:, None]
